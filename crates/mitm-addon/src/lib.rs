@@ -1,0 +1,1 @@
+//! The addon trait, the manager and the master that holds options, commands, events and the engine.

@@ -1,0 +1,1 @@
+//! Codecs without I/O: HTTP/1 and the TLS ClientHello.

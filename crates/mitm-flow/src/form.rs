@@ -1,0 +1,1 @@
+//! Query strings and URL-encoded forms.

@@ -1,0 +1,1 @@
+//! The spill store: large bodies on disk.

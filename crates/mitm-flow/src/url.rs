@@ -1,0 +1,1 @@
+//! URL parts and authorities.

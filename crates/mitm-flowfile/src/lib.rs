@@ -1,0 +1,1 @@
+//! Flow files: read, write, migrate old versions.

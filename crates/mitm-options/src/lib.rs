@@ -1,0 +1,1 @@
+//! Registries of options and commands, their types, the command lexer and the configuration file.

@@ -1,0 +1,1 @@
+//! The engine: listeners, layers, exchanges, upstream connections.

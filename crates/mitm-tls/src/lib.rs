@@ -1,0 +1,1 @@
+//! The certificate authority, leaf certificates, key logs, TLS configurations.
