@@ -22,6 +22,7 @@ pub mod charset;
 pub mod coding;
 pub mod connection;
 pub mod cookies;
+pub mod date;
 pub mod dns;
 pub mod facts;
 pub mod flow;
