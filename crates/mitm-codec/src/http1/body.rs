@@ -90,8 +90,8 @@ pub enum BodyError {
 /// ```
 ///
 /// One call takes all that is complete, over chunk borders, in one piece. Lines that are not complete stay in the
-/// buffer, so between two calls bytes may only be appended. An error repeats until the buffer is thrown away; what
-/// came before it was delivered.
+/// buffer, so between two calls bytes may only be appended. What comes before an error is delivered first; after it,
+/// each call gives the same error.
 #[derive(Clone, Debug)]
 pub struct BodyDecoder {
     state: State,
@@ -117,6 +117,7 @@ enum State {
     /// The last chunk and the trailers look like a head with `0` as its first line.
     Trailers(LineScan),
     Done,
+    Failed(BodyError),
 }
 
 impl BodyDecoder {
@@ -152,8 +153,13 @@ impl BodyDecoder {
                 Ok(self.raw_piece(buf, len))
             }
             State::Done => Ok(self.end()),
+            State::Failed(error) => Err(error.clone()),
             State::Size { .. } | State::Data { .. } | State::DataEnd | State::Trailers(_) => {
-                self.decode_chunks(buf)
+                let decoded = self.decode_chunks(buf);
+                if let Err(error) = &decoded {
+                    self.state = State::Failed(error.clone());
+                }
+                decoded
             }
         }
     }
@@ -171,7 +177,8 @@ impl BodyDecoder {
                 return Ok(());
             }
             State::Length { total } => Some(total),
-            _ => None,
+            State::Failed(ref error) => return Err(error.clone()),
+            State::Size { .. } | State::Data { .. } | State::DataEnd | State::Trailers(_) => None,
         };
         Err(BodyError::Incomplete { received: self.received, expected })
     }
@@ -253,12 +260,18 @@ impl BodyDecoder {
                     }
                     [] | [b'\r'] => break None,
                     _ => {
-                        let found = rest.get(..2).unwrap_or(rest);
+                        // As many bytes as it takes to know, however many more are there.
+                        let shown_len = if rest.starts_with(b"\r") { 2 } else { 1 };
+                        let found = rest.get(..shown_len).unwrap_or(rest);
                         break Some(BodyError::ChunkEnd { found: shown(found) });
                     }
                 },
                 State::Trailers(_) => return self.decode_trailers(buf),
-                State::Length { .. } | State::UntilClose | State::Done => return Ok(self.end()),
+                State::Length { .. } | State::UntilClose | State::Done | State::Failed(_) => {
+                    unreachable!(
+                        "only the states of a chunked body come here and follow each other"
+                    )
+                }
             }
         };
         if taken == 0 {
@@ -317,4 +330,178 @@ fn is_forbidden_trailer(name: &[u8]) -> bool {
     ];
     is_disguised(name)
         || FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds one part after the other; gives pieces as `wire|data|data`, and ends.
+    fn decode(decoder: &mut BodyDecoder, parts: &[&str]) -> Result<Vec<String>, BodyError> {
+        let mut buf = BytesMut::new();
+        let mut seen = Vec::new();
+        let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        for part in parts {
+            buf.extend_from_slice(part.as_bytes());
+            loop {
+                match decoder.decode(&mut buf)? {
+                    Decoded::NeedMore => break,
+                    Decoded::Piece(piece) => {
+                        let mut shown = text(&piece.wire);
+                        for data in &piece.data {
+                            shown.push('|');
+                            shown += &text(data);
+                        }
+                        seen.push(shown);
+                    }
+                    Decoded::End { wire, trailers } => {
+                        seen.push(format!("end {}{trailers:?}, then {}", text(&wire), buf.len()));
+                        return Ok(seen);
+                    }
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    #[test]
+    fn a_length_ends_before_the_next_message() {
+        let mut decoder = BodyDecoder::new(Framing::Length(5));
+        let seen = decode(&mut decoder, &["abc", "deGET"]).unwrap();
+        assert_eq!(seen, ["abc|abc", "de|de", "end None, then 3"]);
+        assert!(decoder.is_done() && decoder.finish().is_ok());
+        let seen = decode(&mut BodyDecoder::new(Framing::Length(0)), &["GET"]).unwrap();
+        assert_eq!(seen, ["end None, then 3"]);
+    }
+
+    #[test]
+    fn until_close_ends_with_the_connection() {
+        let mut decoder = BodyDecoder::new(Framing::UntilClose);
+        assert_eq!(decode(&mut decoder, &["ab", "c"]).unwrap(), ["ab|ab", "c|c"]);
+        assert!(!decoder.is_done());
+        decoder.finish().unwrap();
+        assert!(decoder.is_done());
+    }
+
+    #[test]
+    fn chunks_that_arrive_together_are_one_piece() {
+        let wire = "3;x=\"y\"\r\nabc\r\n02\r\nde\r\n0;z\r\nA: 1\r\n\r\nGET";
+        let seen = decode(&mut BodyDecoder::new(Framing::Chunked), &[wire]).unwrap();
+        assert_eq!(
+            seen,
+            [
+                "3;x=\"y\"\r\nabc\r\n02\r\nde\r\n|abc|de",
+                "end 0;z\r\nA: 1\r\n\r\nSome([(b\"A\", b\"1\")]), then 3",
+            ]
+        );
+    }
+
+    #[test]
+    fn chunks_are_forwarded_as_they_come() {
+        let parts = ["1", "0\r", "\nabc", "defghijklmnop\r", "\n0\r\n", "\r", "\n"];
+        let seen = decode(&mut BodyDecoder::new(Framing::Chunked), &parts).unwrap();
+        assert_eq!(
+            seen,
+            ["10\r\nabc|abc", "defghijklmnop|defghijklmnop", "\r\n", "end 0\r\n\r\nNone, then 0"]
+        );
+    }
+
+    #[test]
+    fn a_close_before_the_end_tells_the_counts() {
+        #[track_caller]
+        fn check(framing: Framing, wire: &str, text: &str) {
+            let mut decoder = BodyDecoder::new(framing);
+            decode(&mut decoder, &[wire]).unwrap();
+            assert_eq!(decoder.finish().unwrap_err().to_string(), text);
+            assert!(!decoder.is_done());
+        }
+        check(
+            Framing::Length(10),
+            "abc",
+            "connection closed before the body was complete: received 3 bytes, expected 10",
+        );
+        check(
+            Framing::Chunked,
+            "5\r\nabc",
+            "connection closed before the body was complete: received 3 bytes",
+        );
+        check(
+            Framing::Chunked,
+            "1\r\na\r\n0\r\n",
+            "connection closed before the body was complete: received 1 bytes",
+        );
+    }
+
+    #[test]
+    fn a_complete_length_may_be_finished_without_asking_for_the_end() {
+        let mut decoder = BodyDecoder::new(Framing::Length(3));
+        let piece = decoder.decode(&mut BytesMut::from("abc")).unwrap();
+        assert!(matches!(piece, Decoded::Piece(piece) if piece.data_len() == 3));
+        decoder.finish().unwrap();
+    }
+
+    #[test]
+    fn bad_chunks_are_refused_after_what_was_good() {
+        #[track_caller]
+        fn check(wire: &str, text: &str) {
+            let error = decode(&mut BodyDecoder::new(Framing::Chunked), &[wire]).unwrap_err();
+            assert_eq!(error.to_string(), text);
+        }
+        for size in [
+            "",
+            "+1",
+            "-1",
+            "0x1",
+            " 1",
+            "1 ",
+            "1 ;x",
+            "1\t",
+            "g",
+            "1,",
+            "00000000000000001",
+            "1;\x07",
+            "1;a\rb",
+            "fffffffffffffffff",
+        ] {
+            let line = format!("{size}\r\n");
+            check(&line, &format!("invalid chunk size: {}", Repr(line.as_bytes())));
+        }
+        check("1\na\r\n", "invalid chunk size: b'1\\n'");
+        check("1\r\nab\r\n", "chunk is longer than its size says: expected a line end, got b'b'");
+        check("1\r\na\n", "chunk is longer than its size says: expected a line end, got b'\\n'");
+        check("1\r\na\rb", "chunk is longer than its size says: expected a line end, got b'\\rb'");
+        check("0\r\n\n", "invalid trailers: Line without carriage return at its end: b''");
+        check("0\r\nA: b\r\n c\r\n\r\n", "invalid trailers: Obsolete line folding: b' c'");
+        check("0\r\nabc\r\n\r\n", "invalid trailers: Invalid header line: b'abc'");
+        for name in ["Content-Length", "transfer-encoding", "HOST", "A b", "Connection", "Trailer"]
+        {
+            check(
+                &format!("0\r\n{name}: 1\r\n\r\n"),
+                &format!("header not allowed as trailer: b'{name}'"),
+            );
+        }
+        let long = format!("1;{}", "x".repeat(MAX_CHUNK_LINE_BYTES));
+        check(&long, "chunk size line longer than 4096 bytes");
+        check(&format!("{long}\r\n"), "chunk size line longer than 4096 bytes");
+        let long = format!("0\r\nA: {}", "x".repeat(65536));
+        check(&long, "invalid trailers: HTTP head larger than 65536 bytes");
+        let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(257));
+        check(&many, "invalid trailers: HTTP head with more than 256 header lines");
+    }
+
+    #[test]
+    fn padded_sizes_pass_without_validation() {
+        let mut decoder = BodyDecoder::with_validation(Framing::Chunked, false);
+        let seen = decode(&mut decoder, &["1  \r\na\r\n1 ;x\r\nb\r\n0 \r\n\r\n"]).unwrap();
+        assert_eq!(seen, ["1  \r\na\r\n1 ;x\r\nb\r\n|a|b", "end 0 \r\n\r\nNone, then 0"]);
+    }
+
+    #[test]
+    fn the_largest_size_is_counted_without_overflow() {
+        let mut decoder = BodyDecoder::new(Framing::Chunked);
+        let seen = decode(&mut decoder, &["ffffffffffffffff\r\nabc"]).unwrap();
+        assert_eq!(seen, ["ffffffffffffffff\r\nabc|abc"]);
+        let mut decoder = BodyDecoder::new(Framing::Length(u64::MAX));
+        assert_eq!(decode(&mut decoder, &["abc"]).unwrap(), ["abc|abc"]);
+    }
 }

@@ -154,18 +154,12 @@ pub fn response_framing(
     Ok(found.length()?.map_or(Framing::UntilClose, Framing::Length))
 }
 
-/// Makes `headers` say exactly `framing` where a message without validation says more: the length goes where the
-/// encoding overrides it (RFC 9112 §6.3), several encodings become one line. Valid messages stay as they are.
-pub fn settle_framing(headers: &mut Headers, framing: Framing) {
-    if let Framing::Length(_) = framing {
-        return;
-    }
-    if headers.contains("transfer-encoding") {
-        headers.remove("content-length");
-    }
-    if headers.get_all("transfer-encoding").nth(1).is_some()
-        && let Some(folded) = headers.get_folded("transfer-encoding")
-    {
+/// Makes the headers of a message accepted without validation say one thing: the length goes where an encoding
+/// overrides it (RFC 9112 §6.3), several encodings become one line. Valid messages stay as they are.
+pub fn settle_framing(headers: &mut Headers) {
+    let Some(folded) = headers.get_folded("transfer-encoding") else { return };
+    headers.remove("content-length");
+    if headers.get_all("transfer-encoding").nth(1).is_some() {
         headers.set("Transfer-Encoding", folded);
     }
 }
@@ -345,4 +339,137 @@ fn is_host_byte(byte: u8) -> bool {
                 | b'['
                 | b']'
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> Headers {
+        fields.iter().copied().collect()
+    }
+
+    #[track_caller]
+    fn request(fields: &[(&'static str, &'static str)]) -> Result<Framing, FramingError> {
+        request_framing(b"POST", Version::Http11, &headers(fields), true)
+    }
+
+    #[test]
+    fn request_bodies() {
+        assert_eq!(request(&[]), Ok(Framing::Length(0)));
+        assert_eq!(request(&[("content-LENGTH", "10")]), Ok(Framing::Length(10)));
+        assert_eq!(request(&[("Transfer-Encoding", "ChunkeD")]), Ok(Framing::Chunked));
+        assert_eq!(request(&[("Transfer-Encoding", "gzip ,chunked")]), Ok(Framing::Chunked));
+        let max = "9223372036854775807";
+        assert_eq!(request(&[("Content-Length", max)]), Ok(Framing::Length(i64::MAX as u64)));
+        let connect = headers(&[("Content-Length", "10")]);
+        let framing = request_framing(b"CONNECT", Version::Http11, &connect, true);
+        assert_eq!(framing, Ok(Framing::Length(0)));
+    }
+
+    #[test]
+    fn response_bodies() {
+        let of = |method: &str, status, fields: &[(&'static str, &'static str)]| {
+            let headers = headers(fields);
+            response_framing(method.as_bytes(), Version::Http11, status, &headers, true)
+        };
+        let ten = &[("Content-Length", "10")][..];
+        let chunked = &[("Transfer-Encoding", "chunked")][..];
+        assert_eq!(of("GET", 200, &[]), Ok(Framing::UntilClose));
+        assert_eq!(of("GET", 200, ten), Ok(Framing::Length(10)));
+        assert_eq!(of("GET", 200, chunked), Ok(Framing::Chunked));
+        assert_eq!(of("GET", 200, &[("Transfer-Encoding", "gzip")]), Ok(Framing::UntilClose));
+        for (method, status) in [("HEAD", 200), ("GET", 304), ("CONNECT", 200), ("CONNECT", 299)] {
+            assert_eq!(of(method, status, ten), Ok(Framing::Length(0)));
+            assert_eq!(of(method, status, chunked), Ok(Framing::Length(0)));
+        }
+        assert_eq!(of("GET", 204, ten), Ok(Framing::Length(0)));
+        assert_eq!(of("GET", 100, &[]), Ok(Framing::Length(0)));
+        assert_eq!(of("GET", 101, &[]), Ok(Framing::Length(0)));
+        assert_eq!(of("CONNECT", 407, ten), Ok(Framing::Length(10)));
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        #[track_caller]
+        fn check(fields: &[(&'static str, &'static str)], text: &str) {
+            assert_eq!(request(fields).unwrap_err().to_string(), text);
+        }
+        let chunked = ("Transfer-Encoding", "chunked");
+        check(&[("Fo o", "")], "invalid header name: b'Fo o'");
+        check(&[("", "")], "invalid header name: b''");
+        check(
+            &[chunked, ("Content-Length", "1")],
+            "message with both transfer-encoding and content-length headers",
+        );
+        check(&[chunked, chunked], "multiple transfer-encoding headers");
+        check(
+            &[("Content-Length", "1"), ("Content-Length", "1")],
+            "multiple content-length headers",
+        );
+        check(&[("Content-Length", "+1")], "invalid content-length header: b'+1'");
+        check(
+            &[("Transfer-Encoding", "chunked, gzip")],
+            "unknown transfer-encoding header: b'chunked, gzip'",
+        );
+        check(
+            &[("Transfer-Encoding", "gzip")],
+            "unexpected HTTP transfer-encoding b'gzip' for request",
+        );
+        check(&[("Host", "a"), ("Host", "a")], "multiple host headers");
+        check(&[("Host", "a/b")], "invalid host header: b'a/b'");
+        let headers = headers(&[chunked]);
+        let old = request_framing(b"POST", Version::Http10, &headers, false).unwrap_err();
+        assert_eq!(old.to_string(), "unexpected HTTP transfer-encoding b'chunked' for HTTP/1.0");
+        let status = response_framing(b"GET", Version::Http11, 204, &headers, true).unwrap_err();
+        assert_eq!(
+            status.to_string(),
+            "unexpected HTTP transfer-encoding b'chunked' for response with status code 204"
+        );
+    }
+
+    #[test]
+    fn without_validation_the_encoding_overrides_the_length() {
+        let mut both = headers(&[
+            ("Content-Length", "x"),
+            ("Transfer-Encoding", "gzip"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        let framing = |headers: &Headers| request_framing(b"POST", Version::Http11, headers, false);
+        assert_eq!(framing(&both), Ok(Framing::Chunked));
+        settle_framing(&mut both);
+        assert_eq!(both, headers(&[("Transfer-Encoding", "gzip, chunked")]));
+        assert_eq!(framing(&both), Ok(Framing::Chunked));
+        for fields in [
+            [("Content-Length", "1"), ("Content-Length", "1")],
+            [("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
+            [("Content-Length ", "1"), ("A", "b")],
+            [("\x0bTransfer-Encoding", "1"), ("A", "b")],
+        ] {
+            let error = framing(&headers(&fields)).unwrap_err();
+            assert!(!error.only_when_validating(), "{error}");
+        }
+        assert_eq!(framing(&headers(&[("Fo o", "")])), Ok(Framing::Length(0)));
+    }
+
+    #[test]
+    fn connections_persist_as_version_and_tokens_say() {
+        let of = |version: &str, value: &'static str| {
+            keep_alive(version.as_bytes(), &headers(&[("Connection", value)]))
+        };
+        assert!(of("HTTP/1.1", "") && of("HTTP/1.1", "upgrade") && of("HTTP/2.0", ""));
+        assert!(!of("HTTP/1.1", "x, CLOSE") && !of("HTTP/1.1", "keep-alive, close"));
+        assert!(!of("HTTP/1.0", "") && of("HTTP/1.0", "Keep-Alive"));
+        let chunked = headers(&[("Connection", "keep-alive"), ("Transfer-Encoding", "chunked")]);
+        assert!(keep_alive(b"HTTP/1.1", &chunked) && !keep_alive(b"HTTP/1.0", &chunked));
+    }
+
+    #[test]
+    fn fields_from_elsewhere_are_checked() {
+        assert!(check_fields(&headers(&[("a", "b\tc")])).is_ok());
+        for (name, value) in [("a", "b\r\nc"), ("a", "\0"), ("a:", ""), (":path", "/"), ("a b", "")]
+        {
+            assert!(check_fields(&headers(&[(name, value)])).is_err(), "{name:?}");
+        }
+    }
 }

@@ -354,3 +354,186 @@ fn status_code(digits: [u8; 3]) -> Option<u16> {
 fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENIENT: Rules =
+        Rules { limits: Limits { head_bytes: 65536, header_count: 256 }, validate: false };
+
+    fn request(text: &str, rules: &Rules) -> Result<Option<RequestHead>, HeadError> {
+        parse_request(&mut BytesMut::from(text), rules)
+    }
+
+    #[track_caller]
+    fn refused(text: &str, rules: &Rules, expected: &str) {
+        assert_eq!(request(text, rules).unwrap_err().to_string(), expected, "{text:?}");
+    }
+
+    #[test]
+    fn a_request_is_taken_from_the_front() {
+        let mut buf =
+            BytesMut::from("\r\n\r\nPOST /a?b HTTP/1.1\r\nHost:x\r\nA:  b c \t\r\nE:\r\n\r\nbody");
+        let head = parse_request(&mut buf, &Rules::default()).unwrap().unwrap();
+        assert_eq!((&head.method[..], &head.target[..]), (&b"POST"[..], &b"/a?b"[..]));
+        assert_eq!((head.version, head.form), (Version::Http11, Target::Origin));
+        let expected: Headers = [("Host", "x"), ("A", "b c"), ("E", "")].into_iter().collect();
+        assert_eq!(head.headers, expected);
+        assert!(head.headers.is_verbatim());
+        let mut out = BytesMut::new();
+        head.headers.write_to(&mut out);
+        assert_eq!(out, "Host:x\r\nA:  b c \t\r\nE:\r\n");
+        assert_eq!(buf, "body");
+    }
+
+    #[test]
+    fn a_response_is_taken_from_the_front() {
+        #[track_caller]
+        fn check(line: &str, status: u16, reason: &str) {
+            let mut buf = BytesMut::from(&format!("{line}\r\nA: b\r\n\r\nbody")[..]);
+            let head = parse_response(&mut buf, &Rules::default()).unwrap().unwrap();
+            assert_eq!((head.status, &head.reason[..]), (status, reason.as_bytes()));
+            assert_eq!(head.headers.len(), 1);
+            assert_eq!(buf, "body");
+        }
+        check("HTTP/1.1 200 OK", 200, "OK");
+        check("HTTP/1.0 404 Not  Found ", 404, "Not  Found ");
+        check("HTTP/1.1 999 ", 999, "");
+        check("HTTP/1.1 100", 100, "");
+        check("HTTP/1.1 200 \u{e4}\t", 200, "\u{e4}\t");
+    }
+
+    #[test]
+    fn malformed_response_lines() {
+        for line in [
+            "",
+            "HTTP/1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.1 20",
+            "HTTP/1.1 2000",
+            "HTTP/1.1 099",
+            "HTTP/1.1 +20 OK",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 200\tOK",
+            "HTTP/1.1 200 a\0",
+            "HTTP/1.1200 OK",
+            " HTTP/1.1 200 OK",
+            "http/1.1 200 OK",
+            "ICY 200 OK",
+            "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4} 200",
+        ] {
+            let mut buf = BytesMut::from(&format!("{line}\r\n\r\n")[..]);
+            let error = parse_response(&mut buf, &Rules::default()).unwrap_err();
+            assert!(matches!(error, HeadError::ResponseLine { .. }), "{line}: {error}");
+        }
+        let mut buf = BytesMut::from("HTTP/2.0 200 OK\r\n\r\n");
+        let error = parse_response(&mut buf, &Rules::default()).unwrap_err();
+        assert_eq!(error.to_string(), "Unsupported HTTP version: b'HTTP/2.0'");
+    }
+
+    #[test]
+    fn malformed_request_lines() {
+        for line in [
+            "GET",
+            "GET /",
+            "GET  / HTTP/1.1",
+            "GET /  HTTP/1.1",
+            " GET / HTTP/1.1",
+            "GET / HTTP/1.1 ",
+            "GET /a b HTTP/1.1",
+            "GET\t/\tHTTP/1.1",
+            "GET /\t HTTP/1.1",
+            "G(T / HTTP/1.1",
+            "G\u{e4}T / HTTP/1.1",
+            "GET a HTTP/1.1",
+            "GET / http/1.1",
+            "GET / HTTP/11",
+            "GET / HTTP/1.10",
+            "GET / HTTP/1.x",
+            "GET /\0 HTTP/1.1",
+            "GET /\x7f HTTP/1.1",
+            "CONNECT a HTTP/1.1",
+            "CONNECT / HTTP/1.1",
+        ] {
+            let head = format!("{line}\r\n\r\n");
+            let expected = format!("Bad HTTP request line: {}", Repr(line.as_bytes()));
+            refused(&head, &Rules::default(), &expected);
+        }
+        refused("GET / HTTP/1.2\r\n\r\n", &LENIENT, "Unsupported HTTP version: b'HTTP/1.2'");
+        refused("PRI * HTTP/2.0\r\n\r\n", &LENIENT, "Unexpected HTTP/2 connection preface");
+        for blanks in ["GET  / HTTP/1.1", "GET\t/\tHTTP/1.1 "] {
+            let head = request(&format!("{blanks}\r\n\r\n"), &LENIENT).unwrap().unwrap();
+            assert_eq!(head.target, "/");
+        }
+    }
+
+    #[test]
+    fn malformed_header_lines() {
+        let strict = Rules::default();
+        let with = |line: &str| format!("GET / HTTP/1.1\r\nA: b\r\n{line}\r\n\r\n");
+        for rules in [&strict, &LENIENT] {
+            refused(&with("abc"), rules, "Invalid header line: b'abc'");
+            refused(&with(":abc"), rules, "Invalid header line: b':abc'");
+            refused(&with("a: b\rc"), rules, "Carriage return within a line: b'a: b\\rc'");
+            refused(&with("a: b\r"), rules, "Carriage return within a line: b'a: b\\r'");
+        }
+        refused(&with("a: \0"), &strict, "Invalid header line: b'a: \\x00'");
+        refused(&with("a: b\nc: d"), &strict, "Line without carriage return at its end: b'a: b'");
+        refused(&with(" folded"), &strict, "Obsolete line folding: b' folded'");
+        refused("GET / HTTP/1.1\r\n folded\r\n\r\n", &LENIENT, "Invalid header line: b' folded'");
+        // Refused as soon as it is seen, or the reader would wait for another end.
+        refused(
+            "GET / HTTP/1.1\n\n",
+            &strict,
+            "Line without carriage return at its end: b'GET / HTTP/1.1'",
+        );
+    }
+
+    #[test]
+    fn without_validation_odd_lines_are_put_right() {
+        let text = "\nGET / HTTP/1.1\nA: b\n c\r\n\t d \n \nE:\n  f\nG: h\n\nbody";
+        let mut buf = BytesMut::from(text);
+        let head = parse_request(&mut buf, &LENIENT).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        head.headers.write_to(&mut out);
+        assert_eq!(out, "A: b c d\r\nE: f\r\nG: h\r\n");
+        assert_eq!(buf, "body");
+    }
+
+    #[test]
+    fn limits_hold() {
+        let rules = Rules { limits: Limits { head_bytes: 40, header_count: 2 }, validate: true };
+        let exact = "GET / HTTP/1.1\r\nA: bbbbbbbbbbbbbbbbb\r\n\r\n";
+        assert_eq!(exact.len(), 40);
+        assert!(request(exact, &rules).unwrap().is_some());
+        refused(&exact.replace('A', "AA"), &rules, "HTTP head larger than 40 bytes");
+        refused(&"x".repeat(41), &rules, "HTTP head larger than 40 bytes");
+        refused(&"\r\n".repeat(30), &rules, "HTTP head larger than 40 bytes");
+        let head = "GET / HTTP/1.1\r\nA:\r\nB:\r\nC:\r\n\r\n";
+        refused(head, &rules, "HTTP head with more than 2 header lines");
+        assert_eq!(request(&head[..29], &Rules::default()), Ok(None));
+    }
+
+    #[test]
+    fn a_reader_is_used_again_for_the_next_head() {
+        let mut reader = HeadReader::new();
+        let mut buf = BytesMut::from("GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\nA: b");
+        let rules = Rules::default();
+        assert_eq!(reader.request(&mut buf, &rules).unwrap().unwrap().target, "/1");
+        assert_eq!(reader.request(&mut buf, &rules), Ok(None));
+        buf.extend_from_slice(b"\r\n\r\n");
+        assert_eq!(reader.request(&mut buf, &rules).unwrap().unwrap().target, "/2");
+        assert!(buf.is_empty());
+    }
+
+    #[test]
+    fn error_texts_are_cut() {
+        let line = "x".repeat(1000);
+        let error = request(&format!("{line}\r\n\r\n"), &Rules::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("Bad HTTP request line: b'{}'…", "x".repeat(SHOWN_BYTES))
+        );
+    }
+}

@@ -1,1 +1,5 @@
-//! Integration tests.
+//! Tests over whole messages.
+
+mod hellos;
+mod properties;
+mod smuggling;
