@@ -1,1 +1,58 @@
-//! The certificate authority, leaf certificates, key logs, TLS configurations.
+//! TLS for a proxy in the middle: the certificate authority, leaf certificates, key logs, and rustls
+//! configurations for both sides.
+//!
+//! 1. [`CertificateAuthority`] is loaded or made; [`CertStore`] stands on it.
+//! 2. A client's first bytes are read as a [`ClientHello`]. [`backend_for`] tells whether rustls can
+//!    answer it.
+//! 3. [`choose_alpn`] picks the one protocol to agree on, [`names_for_leaf`] the names of the
+//!    certificate, [`CertStore::get`] the certificate, and [`Downstream`] makes the configuration.
+//! 4. Towards servers, [`Upstream`] makes the configuration, with verification, client certificate
+//!    and sessions to resume.
+//! 5. [`client_facts`] and [`server_facts`] read from a finished connection what flows record, and
+//!    [`describe_server_error`] and [`describe_client_error`] put failures into words.
+//!
+//! No sockets here: whoever owns the connection drives rustls with what this crate makes.
+
+mod alpn;
+mod backend;
+mod ca;
+mod der;
+mod downstream;
+mod explain;
+mod facts;
+mod hello;
+mod issue;
+mod key;
+mod keylog;
+mod names;
+mod options;
+mod p12;
+mod pem;
+mod store;
+mod suites;
+mod upstream;
+mod verify;
+
+pub use alpn::{AlpnChoice, choose_alpn, offers_for_proxy, offers_for_server};
+pub use backend::{Backend, Unsupported, backend_for};
+pub use ca::{CaError, CertificateAuthority};
+pub use downstream::Downstream;
+pub use explain::{
+    ClientFailure, Severity, describe_bad_hello, describe_client_error, describe_client_tls_error,
+    describe_server_error, describe_server_tls_error,
+};
+pub use facts::{client_facts, server_facts};
+pub use hello::{ClientHello, HelloError, ServerNameOffer, starts_like_tls_record};
+pub use key::KeyError;
+pub use keylog::{KeyLogFile, key_log};
+pub use names::{LeafName, UpstreamFacts, asterisk_forms, is_valid_host, names_for_leaf};
+pub use options::{Side, TlsOptionError, TlsOptions, VersionLimit};
+pub use pem::PemError;
+pub use store::{
+    CertStore, CustomCertError, KeyKind, Leaf, LeafRequest, StoreError, parse_cert_spec,
+};
+pub use suites::cipher_name;
+pub use upstream::{
+    TlsSetupError, Upstream, UpstreamConfig, UpstreamKey, Verification, server_name,
+};
+pub use verify::VerifyFailure;
