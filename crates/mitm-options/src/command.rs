@@ -236,10 +236,12 @@ impl CommandDecl {
     pub fn signature(&self) -> String {
         let mut line = self.name.to_string();
         for param in &self.params {
-            line.push_str(&format!(" {param}"));
+            line.push(' ');
+            line.push_str(&param.to_string());
         }
         if let Some(ty) = &self.returns {
-            line.push_str(&format!(" -> {ty}"));
+            line.push_str(" -> ");
+            line.push_str(ty.name());
         }
         line
     }
@@ -340,12 +342,9 @@ impl Commands {
 
     /// Runs a line of text.
     pub fn execute(&self, line: &str) -> Result<RetValue, CommandError> {
-        let mut words = lexer::words(line);
-        if words.is_empty() {
-            return Err(CommandError::Empty);
-        }
-        let args = words.split_off(1);
-        self.call_strings(&words.concat(), &args)
+        let mut words = lexer::words(line).into_iter();
+        let name = words.next().ok_or(CommandError::Empty)?;
+        self.call_strings(&name, words.as_slice())
     }
 
     /// Runs a command with words that are yet to be read by the types of its parameters.

@@ -21,7 +21,7 @@ pub(crate) struct FileEntry {
 /// What an old spec means today.
 pub(crate) struct Upgraded {
     pub(crate) warning: String,
-    pub(crate) entries: Vec<(&'static str, Value)>,
+    pub(crate) entries: NewValues,
 }
 
 struct Row {
@@ -33,14 +33,19 @@ struct Row {
     to: To,
 }
 
+/// Names of today with their values.
+type NewValues = Vec<(&'static str, Value)>;
+
 enum To {
     /// The same value under these names; an option only some tools have may be missing.
     Names(&'static [&'static str]),
     Inverted(&'static str),
     /// Nothing takes its place.
     Nothing,
-    /// Another value: what the message says, and the function, which gives `None` for bad values.
-    Value(&'static str, fn(&Value) -> Option<Vec<(&'static str, Value)>>),
+    /// A text under this name; nothing if the function gives none.
+    Text(&'static str, fn(&Value) -> Option<String>),
+    /// Other values: what the message says, and the function, which gives `None` for bad values.
+    Value(&'static str, fn(&Value) -> Option<NewValues>),
 }
 
 use OptionType::{Bool, Int, OptionalStr, Sequence, Str};
@@ -56,14 +61,14 @@ const fn both(old: &'static str, ty: OptionType, to: To) -> Row {
 
 static ROWS: &[Row] = &[
     both("allow_remote", Bool, Inverted("block_global")),
-    file("auth_htpasswd", OptionalStr, To::Value("proxyauth", htpasswd)),
-    file("auth_nonanonymous", Bool, To::Value("proxyauth", nonanonymous)),
+    file("auth_htpasswd", OptionalStr, To::Text("proxyauth", htpasswd)),
+    file("auth_nonanonymous", Bool, To::Text("proxyauth", nonanonymous)),
     file("auth_singleuser", OptionalStr, Names(&["proxyauth"])),
     both("cadir", Str, Names(&["confdir"])),
     file("clientcerts", OptionalStr, Names(&["client_certs"])),
     file("console_eventlog", Bool, Nothing),
     file("console_no_mouse", Bool, Inverted("console_mouse")),
-    file("console_order", OptionalStr, To::Value("view_order", view_order)),
+    file("console_order", OptionalStr, To::Text("view_order", given)),
     file("console_order_reversed", Bool, Names(&["view_order_reversed"])),
     file(
         "default_contentview",
@@ -83,7 +88,7 @@ static ROWS: &[Row] = &[
     file("refresh_server_playback", Bool, Names(&["server_replay_refresh"])),
     both("replacement_files", Sequence, To::Value("modify_body", replacement_files)),
     both("replacements", Sequence, Names(&["modify_body"])),
-    file("replay_kill_extra", Bool, To::Value("server_replay_extra", kill_extra)),
+    file("replay_kill_extra", Bool, To::Text("server_replay_extra", kill_extra)),
     both("server_replay_nopop", Bool, Names(&["server_replay_reuse"])),
     both("setheaders", Sequence, Names(&["modify_headers"])),
     both("spoof_source_address", Bool, Nothing),
@@ -105,7 +110,7 @@ static ROWS: &[Row] = &[
     both("stream_websockets", Bool, Nothing),
     file("streamfile", OptionalStr, Names(&["save_stream_file"])),
     file("streamfile_append", Bool, Nothing),
-    both("upstream_bind_address", Str, To::Value("connect_addr", bind_address)),
+    both("upstream_bind_address", Str, To::Text("connect_addr", given)),
     file("upstream_server", OptionalStr, Nothing),
     file(
         "verbosity",
@@ -207,14 +212,14 @@ fn row(name: &str) -> Option<&'static Row> {
 }
 
 fn upgrade(row: &Row, value: &Value) -> Result<Upgraded, OptionsError> {
-    let fits = match (row.ty, value) {
+    let fits = matches!(
+        (row.ty, value),
         (Bool, Value::Bool(_))
-        | (Int, Value::Int(_))
-        | (Str | OptionalStr, Value::Str(_))
-        | (OptionalStr, Value::Null)
-        | (Sequence, Value::List(_)) => true,
-        _ => false,
-    };
+            | (Int, Value::Int(_))
+            | (Str | OptionalStr, Value::Str(_))
+            | (OptionalStr, Value::Null)
+            | (Sequence, Value::List(_))
+    );
     let bad = || OptionsError::Type {
         name: row.old.to_owned(),
         expected: row.ty,
@@ -237,6 +242,10 @@ fn upgrade(row: &Row, value: &Value) -> Result<Upgraded, OptionsError> {
             (format!("option {} is now the opposite of {name}", row.old), entries)
         }
         Nothing => (format!("option {} has no effect any more", row.old), Vec::new()),
+        To::Text(name, convert) => {
+            let entries = convert(value).map(|value| (*name, text(value))).into_iter().collect();
+            (renamed(name), entries)
+        }
         To::Value(names, convert) => {
             let entries = convert(value).ok_or_else(|| OptionsError::Parse {
                 name: row.old.to_owned(),
@@ -275,9 +284,12 @@ fn flatten(name: &str, value: Value) -> Value {
 }
 
 /// Returns the items of a list of strings.
-fn strings(value: &Value) -> Option<Vec<&str>> {
+fn strings<'a>(value: &'a Value) -> Option<Vec<&'a str>> {
     let Value::List(items) = value else { return None };
-    let text = |item| if let &Value::Str(ref s) = item { Some(s.as_str()) } else { None };
+    let text = |item: &'a Value| match item {
+        Value::Str(text) => Some(text.as_str()),
+        _ => None,
+    };
     items.iter().map(text).collect()
 }
 
@@ -375,33 +387,27 @@ fn text(value: impl Into<String>) -> Value {
     Value::Str(value.into())
 }
 
-fn htpasswd(value: &Value) -> Option<Vec<(&'static str, Value)>> {
+fn htpasswd(value: &Value) -> Option<String> {
+    given(value).map(|path| format!("@{path}"))
+}
+
+fn nonanonymous(value: &Value) -> Option<String> {
+    value.is_truthy().then(|| "any".to_owned())
+}
+
+fn kill_extra(value: &Value) -> Option<String> {
+    value.is_truthy().then(|| "kill".to_owned())
+}
+
+/// Returns a text that is not empty.
+fn given(value: &Value) -> Option<String> {
     match value {
-        Value::Str(path) => Some(vec![("proxyauth", text(format!("@{path}")))]),
-        _ => Some(Vec::new()),
+        Value::Str(text) if !text.is_empty() => Some(text.clone()),
+        _ => None,
     }
 }
 
-fn nonanonymous(value: &Value) -> Option<Vec<(&'static str, Value)>> {
-    Some(if value.is_truthy() { vec![("proxyauth", text("any"))] } else { Vec::new() })
-}
-
-fn view_order(value: &Value) -> Option<Vec<(&'static str, Value)>> {
-    Some(match value {
-        Value::Str(_) => vec![("view_order", value.clone())],
-        _ => Vec::new(),
-    })
-}
-
-fn kill_extra(value: &Value) -> Option<Vec<(&'static str, Value)>> {
-    Some(if value.is_truthy() { vec![("server_replay_extra", text("kill"))] } else { Vec::new() })
-}
-
-fn bind_address(value: &Value) -> Option<Vec<(&'static str, Value)>> {
-    Some(if value.is_truthy() { vec![("connect_addr", value.clone())] } else { Vec::new() })
-}
-
-fn replacement_files(value: &Value) -> Option<Vec<(&'static str, Value)>> {
+fn replacement_files(value: &Value) -> Option<NewValues> {
     let specs = strings(value)?.into_iter().map(|spec| {
         let sep = spec.chars().next()?;
         let mut parts: Vec<_> = spec.strip_prefix(sep)?.splitn(3, sep).collect();
@@ -414,7 +420,7 @@ fn replacement_files(value: &Value) -> Option<Vec<(&'static str, Value)>> {
     Some(vec![("modify_body", Value::List(specs.collect::<Option<_>>()?))])
 }
 
-fn verbosity(value: &Value) -> Option<Vec<(&'static str, Value)>> {
+fn verbosity(value: &Value) -> Option<NewValues> {
     let level = match value {
         Value::Int(0) => "error",
         Value::Int(1) => "warn",
@@ -425,19 +431,15 @@ fn verbosity(value: &Value) -> Option<Vec<(&'static str, Value)>> {
     Some(vec![("termlog_verbosity", text(level)), ("console_eventlog_verbosity", text(level))])
 }
 
-fn client_versions(value: &Value) -> Option<Vec<(&'static str, Value)>> {
+fn client_versions(value: &Value) -> Option<NewValues> {
     versions(value, "tls_version_client_min", "tls_version_client_max")
 }
 
-fn server_versions(value: &Value) -> Option<Vec<(&'static str, Value)>> {
+fn server_versions(value: &Value) -> Option<NewValues> {
     versions(value, "tls_version_server_min", "tls_version_server_max")
 }
 
-fn versions(
-    value: &Value,
-    min: &'static str,
-    max: &'static str,
-) -> Option<Vec<(&'static str, Value)>> {
+fn versions(value: &Value, min: &'static str, max: &'static str) -> Option<NewValues> {
     let Value::Str(value) = value else { return None };
     let only = match value.as_str() {
         // Today's defaults are what is secure today.

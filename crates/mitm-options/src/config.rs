@@ -131,7 +131,7 @@ fn syntax_error(text: &str, error: &serde_saphyr::Error) -> OptionsError {
     let line = usize::try_from(at.line() - 1).ok().and_then(|line| text.lines().nth(line));
     let snippet = line.map(|line| line.trim_end().chars().take(200).collect::<String>());
     let snippet = snippet.filter(|snippet| !snippet.is_empty());
-    let snippet = snippet.map(|snippet| format!("\n    {snippet}\n")).unwrap_or(" ".to_owned());
+    let snippet = snippet.map_or(" ".to_owned(), |snippet| format!("\n    {snippet}\n"));
     OptionsError::Config(format!(" at line {}:{snippet}{problem}", at.line()))
 }
 
@@ -344,7 +344,7 @@ mod tests {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..12 {
             let refs = vec![format!("*a{}", i - 1); 9].join(", ");
-            bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+            bomb = format!("{bomb}a{i}: &a{i} [{refs}]\n");
         }
         assert!(load(&bomb).is_err());
         load("x: !!python/object/apply:os.system [true]\n").unwrap();

@@ -278,8 +278,8 @@ pub static PROXY_DEBUG: Opt<bool> =
 pub static BODY_MEMORY_LIMIT: Text = Text::new(
     "body_memory_limit",
     "1m",
-    "Bytes of a body to keep in memory; what is larger goes to a temporary file. Bytes, or a number \
-     followed by k, m or g.",
+    "How much of a body to keep in memory; what is larger goes to a temporary file. Bytes, or a \
+     number followed by k, m or g.",
 );
 pub static SPILL_DIR: Maybe = Maybe::new(
     "spill_dir",

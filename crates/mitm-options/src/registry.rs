@@ -20,7 +20,7 @@
 //! [`set_specs`](Options::set_specs) with `--set` (deferring), then [`update`](Options::update) with
 //! its other flags, and [`apply_deferred`](Options::apply_deferred) whenever options were
 //! registered. When everything is loaded, [`unknown_deferred`](Options::unknown_deferred) says what
-//! nobody declared.
+//! nobody declared. Where the file is (`confdir`) the program must find out before, from its flags.
 //!
 //! What is not here: what values mean. Whoever reads an option checks it in its subscriber.
 
@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// How long a transaction waits for the one before it.
-const BUSY_AFTER: Duration = Duration::from_secs(60);
+const BUSY_AFTER: Duration = Duration::from_mins(1);
 
 /// How many transactions may run inside one another.
 const MAX_DEPTH: usize = 16;
@@ -72,7 +72,7 @@ struct Entry {
 
 #[derive(Default)]
 struct State {
-    deferred: BTreeMap<String, Deferred>,
+    deferred: DeferredTable,
     running: Option<Running>,
     /// Counts transactions, to tell a ticket for an old one.
     last_id: u64,
@@ -88,6 +88,8 @@ struct Running {
 
 /// The values before a transaction, of the options it set.
 type Frame = BTreeMap<Arc<str>, (OptionType, Arc<OptionValue>)>;
+
+type DeferredTable = BTreeMap<String, Deferred>;
 
 /// A value for an option that does not exist yet.
 #[derive(Clone)]
@@ -232,7 +234,7 @@ impl Options {
 
     /// Sets options, all or none.
     pub fn update(&self, changes: Vec<(String, OptionValue)>) -> Result<(), OptionsError> {
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let known = |(name, _): &&(String, _)| !snapshot.contains_key(name.as_str());
             let unknown: Vec<_> = changes.iter().filter(known).map(|(n, _)| n.clone()).collect();
             if !unknown.is_empty() {
@@ -253,7 +255,7 @@ impl Options {
         changes: Vec<(String, OptionValue)>,
     ) -> Result<Vec<String>, OptionsError> {
         let mut unknown = Vec::new();
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let (changes, rest): (Vec<_>, Vec<_>) =
                 changes.into_iter().partition(|(name, _)| snapshot.contains_key(name.as_str()));
             unknown = rest.into_iter().map(|(name, _)| name).collect();
@@ -264,7 +266,7 @@ impl Options {
 
     /// Sets those options that exist and keeps the rest until they do.
     pub fn update_defer(&self, changes: Vec<(String, OptionValue)>) -> Result<(), OptionsError> {
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let mut plan = Plan::default();
             for (name, value) in changes {
                 if snapshot.contains_key(name.as_str()) {
@@ -296,7 +298,7 @@ impl Options {
     ) -> Result<Vec<String>, OptionsError> {
         let mut warnings = Vec::new();
         let grouped = spec::group(specs);
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let mut plan = Plan::default();
             let mut unknown = Vec::new();
             for (name, values) in grouped {
@@ -325,7 +327,7 @@ impl Options {
         &self,
         entries: Vec<(String, Value, Origin)>,
     ) -> Result<(), OptionsError> {
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let mut plan = Plan::default();
             for (name, value, origin) in entries {
                 let line = origin.line;
@@ -340,17 +342,18 @@ impl Options {
     ///
     /// They leave the table also if they are refused, so that the next call is not refused for them.
     pub fn apply_deferred(&self) -> Result<(), OptionsError> {
-        let ready = {
-            let mut state = self.0.state.lock();
+        let is_ready = |snapshot: &Snapshot, name: &str| snapshot.contains_key(name);
+        {
+            let state = self.0.state.lock();
             let snapshot = self.0.snapshot.load();
-            let ready = state.deferred.extract_if(.., |name, _| snapshot.contains_key(&**name));
-            ready.collect::<Vec<_>>()
-        };
-        if ready.is_empty() {
-            return Ok(());
+            if !state.deferred.keys().any(|name| is_ready(&snapshot, name)) {
+                return Ok(());
+            }
         }
-        self.transact(|snapshot| {
+        self.transact(|snapshot, deferred| {
             let mut plan = Plan::default();
+            let ready: Vec<_> =
+                deferred.extract_if(.., |name, _| is_ready(snapshot, name)).collect();
             for (name, deferred) in ready {
                 let Some(entry) = snapshot.get(name.as_str()) else { continue };
                 let value = match deferred {
@@ -390,7 +393,7 @@ impl Options {
 
     /// Sets every option to its default.
     pub fn reset(&self) -> Result<(), OptionsError> {
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let changes = snapshot.iter().map(|(n, e)| (n.to_string(), e.decl.default().clone()));
             Ok(Plan { changes: changes.collect(), ..Plan::default() })
         })
@@ -398,7 +401,7 @@ impl Options {
 
     /// Sets one option to its default.
     pub fn reset_one(&self, name: &str) -> Result<(), OptionsError> {
-        self.transact(|snapshot| {
+        self.transact(|snapshot, _| {
             let entry = snapshot
                 .get(name)
                 .ok_or_else(|| OptionsError::invalid(format!("No such option: {name}")))?;
@@ -417,13 +420,13 @@ impl Options {
 
     fn transact(
         &self,
-        plan: impl FnOnce(&Snapshot) -> Result<Plan, OptionsError>,
+        plan: impl FnOnce(&Snapshot, &mut DeferredTable) -> Result<Plan, OptionsError>,
     ) -> Result<(), OptionsError> {
         let turn = self.take_turn()?;
         let names = {
             let mut state = self.0.state.lock();
             let snapshot = self.0.snapshot.load_full();
-            let plan = plan(&snapshot)?;
+            let plan = plan(&snapshot, &mut state.deferred)?;
             self.publish(&mut state, &snapshot, plan, turn.depth)?
         };
         if names.is_empty() {

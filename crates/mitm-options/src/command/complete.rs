@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
-    ArgType, Commands, Param, ParamKind,
+    ArgType, CommandDecl, Commands, Param, ParamKind,
     lexer::{self, Token},
     marker, types,
 };
@@ -141,7 +141,7 @@ impl Commands {
                 // The words after a command are its arguments.
                 next.pop();
                 let decl = self.decl(token.word());
-                let params = decl.as_ref().map(|decl| decl.params()).unwrap_or_default();
+                let params = decl.as_ref().map(CommandDecl::params).unwrap_or_default();
                 next.extend(params.iter().rev().cloned());
             }
             let valid = ty.parse(self, token.word()).is_ok();

@@ -3,8 +3,8 @@
 use std::{fs, sync::Arc};
 
 use mitm_options::{
-    ArgType, CommandDecl, Commands, Declare as _, Opt, OptionDecl, OptionType, Options,
-    OptionsError, core, register_core,
+    ArgType, CommandDecl, Commands, Opt, OptionDecl, OptionType, Options, OptionsError, core,
+    register_core,
 };
 
 #[test]
