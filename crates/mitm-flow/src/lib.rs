@@ -48,7 +48,7 @@ pub use connection::{Address, Client, Server, TlsVersion, Transport, Via};
 pub use facts::Facts;
 pub use flow::{FlowData, FlowError, FlowId, FlowKind, FlowRef, NotKillable, Replay};
 pub use headers::{Field, Headers};
-pub use message::{Request, Response};
+pub use message::{Message, Request, Response};
 pub use shared::Shared;
 pub use snapshot::{FlowSnapshot, SnapshotData};
 pub use stream::{ChunkTransform, Stream};
