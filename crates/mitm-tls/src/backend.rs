@@ -4,11 +4,13 @@
 //! handed over once begun. The rules repeat what rustls does with a hello: which version it picks, and
 //! whether that leaves a suite, a group and a signature scheme.
 
+use std::collections::HashSet;
+
+use bytes::Bytes;
 use rustls::{CipherSuite, SignatureScheme, SupportedProtocolVersion, version};
-use rustls_pki_types::DnsName;
+use rustls_pki_types::ServerName;
 
 use crate::{
-    hello::{ClientHello, ServerNameOffer},
     options::{Profile, TlsOptions},
     store::KeyKind,
 };
@@ -39,8 +41,19 @@ pub enum Backend {
 #[error("{0}")]
 pub struct Unsupported(pub String);
 
+/// A client's hello, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct HelloFacts<'a> {
+    /// The version of the message itself, 0x0303 since TLS 1.2.
+    pub version: u16,
+    pub cipher_suites: &'a [u16],
+    pub compression_methods: &'a [u8],
+    /// All of them, in the order sent.
+    pub extensions: &'a [(u16, Bytes)],
+}
+
 /// Tells which library can answer a hello, and which kind of key it needs.
-pub fn backend_for(hello: &ClientHello, options: &TlsOptions) -> Backend {
+pub fn backend_for(hello: &HelloFacts<'_>, options: &TlsOptions) -> Backend {
     match options.profile().and_then(|profile| rustls_key(hello, options, &profile)) {
         Ok(key) => Backend::Rustls(key),
         Err(reason) => Backend::Unsupported(Unsupported(reason)),
@@ -49,57 +62,32 @@ pub fn backend_for(hello: &ClientHello, options: &TlsOptions) -> Backend {
 
 /// Walks the rules of rustls. Returns the kind of leaf it would succeed with.
 fn rustls_key(
-    hello: &ClientHello,
+    hello: &HelloFacts<'_>,
     options: &TlsOptions,
     profile: &Profile,
 ) -> Result<KeyKind, String> {
-    if let Some(duplicate) = duplicate_extension(hello) {
-        return Err(format!("the client sends extension {duplicate} twice"));
-    }
+    let offers = Offers::read(hello)?;
     if !hello.compression_methods.contains(&0) {
         return Err("the client insists on compression".into());
     }
-    match &hello.server_name {
-        ServerNameOffer::Absent => {}
-        ServerNameOffer::Host(name) => {
-            if name.parse::<std::net::IpAddr>().is_err() && DnsName::try_from(&**name).is_err() {
-                return Err(format!("the client asks for '{name}', which is no server name"));
-            }
-        }
-        ServerNameOffer::Invalid => {
-            return Err("the client asks for something that is no server name".into());
-        }
-    }
-    let Some(schemes) = &hello.signature_schemes else {
+    let Some(schemes) = &offers.signature_schemes else {
         return Err("the client names no signature algorithms".into());
     };
-    let enabled = |wanted: &SupportedProtocolVersion| profile.versions.contains(&wanted);
-    let tls13 = if hello.offers_tls13() && enabled(&version::TLS13) {
-        true
-    } else if hello.offers_tls12() && enabled(&version::TLS12) {
-        false
-    } else {
-        return Err(format!(
-            "the client and the proxy have no TLS version in common (tls_version_client_min {}, \
-             tls_version_client_max {})",
-            options.min, options.max
-        ));
-    };
+    let tls13 = tls13(hello, &offers, options, profile)?;
     if tls13 {
         if hello.compression_methods.len() != 1 {
             return Err("the client offers compression with TLS 1.3".into());
         }
-        if !hello.has_key_shares {
+        if !offers.key_shares {
             return Err("the client offers TLS 1.3 without a key share".into());
         }
-    } else if hello.point_formats.as_ref().is_some_and(|formats| !formats.contains(&0)) {
+    } else if offers.point_formats.is_some_and(|formats| !formats.contains(&0)) {
         return Err("the client takes compressed points only".into());
     }
-    let groups = hello.supported_groups.as_deref().unwrap_or_default();
+    let groups = offers.groups.as_deref().unwrap_or_default();
+    let version = if tls13 { &version::TLS13 } else { &version::TLS12 };
     let common_group = profile.provider.kx_groups.iter().any(|group| {
-        let version =
-            if tls13 { rustls::ProtocolVersion::TLSv1_3 } else { rustls::ProtocolVersion::TLSv1_2 };
-        group.usable_for_version(version) && groups.contains(&u16::from(group.name()))
+        group.usable_for_version(version.version) && groups.contains(&u16::from(group.name()))
     });
     if !common_group {
         return Err(match profile.group {
@@ -134,8 +122,117 @@ fn rustls_key(
     })
 }
 
+/// Decides between TLS 1.3 and 1.2.
+fn tls13(
+    hello: &HelloFacts<'_>,
+    offers: &Offers<'_>,
+    options: &TlsOptions,
+    profile: &Profile,
+) -> Result<bool, String> {
+    let enabled = |wanted: &SupportedProtocolVersion| profile.versions.contains(&wanted);
+    let (offers_tls13, offers_tls12) = match &offers.versions {
+        Some(versions) => (versions.contains(&0x0304), versions.contains(&0x0303)),
+        None => (false, hello.version >= 0x0303),
+    };
+    if offers_tls13 && enabled(&version::TLS13) {
+        Ok(true)
+    } else if offers_tls12 && enabled(&version::TLS12) {
+        Ok(false)
+    } else {
+        Err(format!(
+            "the client and the proxy have no TLS version in common (tls_version_client_min {}, \
+             tls_version_client_max {})",
+            options.min, options.max
+        ))
+    }
+}
+
+/// The extensions that decide, read as strictly as rustls reads them.
+#[derive(Debug, Default)]
+struct Offers<'a> {
+    versions: Option<Vec<u16>>,
+    groups: Option<Vec<u16>>,
+    signature_schemes: Option<Vec<u16>>,
+    point_formats: Option<&'a [u8]>,
+    key_shares: bool,
+}
+
+impl<'a> Offers<'a> {
+    fn read(hello: &HelloFacts<'a>) -> Result<Self, String> {
+        let mut offers = Self::default();
+        let mut seen = HashSet::new();
+        for (kind, body) in hello.extensions {
+            if !seen.insert(*kind) {
+                return Err(format!("the client sends extension {kind} twice"));
+            }
+            offers.read_extension(*kind, body)?;
+        }
+        Ok(offers)
+    }
+
+    fn read_extension(&mut self, kind: u16, body: &'a [u8]) -> Result<(), String> {
+        let malformed = || format!("the client sends a malformed extension {kind}");
+        match kind {
+            extension::SERVER_NAME => check_server_name(body)?,
+            extension::SUPPORTED_GROUPS => {
+                self.groups =
+                    Some(numbers(list16(body).ok_or_else(malformed)?).ok_or_else(malformed)?);
+            }
+            extension::EC_POINT_FORMATS => {
+                self.point_formats = Some(list8(body).ok_or_else(malformed)?);
+            }
+            extension::SIGNATURE_ALGORITHMS => {
+                let schemes = numbers(list16(body).ok_or_else(malformed)?).ok_or_else(malformed)?;
+                self.signature_schemes = Some(schemes);
+            }
+            extension::SUPPORTED_VERSIONS => {
+                self.versions =
+                    Some(numbers(list8(body).ok_or_else(malformed)?).ok_or_else(malformed)?);
+            }
+            extension::KEY_SHARE => self.key_shares = true,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// One host name is fine, and so is an address, which rustls passes over.
+fn check_server_name(body: &[u8]) -> Result<(), String> {
+    let names = list16(body).unwrap_or_default();
+    let name = match names.split_first() {
+        Some((0, rest)) => list16(rest),
+        _ => None,
+    };
+    let Some(name) = name else {
+        return Err("the client asks for something other than one server name".into());
+    };
+    match ServerName::try_from(name) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!(
+            "the client asks for '{}', which is no server name",
+            name.escape_ascii().take(255).map(char::from).collect::<String>()
+        )),
+    }
+}
+
+/// The content of a list that fills `body`, its length in front.
+fn list16(body: &[u8]) -> Option<&[u8]> {
+    let (length, list) = body.split_first_chunk::<2>()?;
+    (usize::from(u16::from_be_bytes(*length)) == list.len()).then_some(list)
+}
+
+fn list8(body: &[u8]) -> Option<&[u8]> {
+    let (length, list) = body.split_first()?;
+    (usize::from(*length) == list.len()).then_some(list)
+}
+
+fn numbers(list: &[u8]) -> Option<Vec<u16>> {
+    let (pairs, rest) = list.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect())
+}
+
 /// Whether there is a suite both sides have that goes with a kind of key.
-fn has_suite(hello: &ClientHello, profile: &Profile, tls13: bool, kind: KeyKind) -> bool {
+fn has_suite(hello: &HelloFacts<'_>, profile: &Profile, tls13: bool, kind: KeyKind) -> bool {
     let algorithm = match kind {
         KeyKind::Ecdsa => rustls::SignatureAlgorithm::ECDSA,
         KeyKind::Rsa => rustls::SignatureAlgorithm::RSA,
@@ -156,11 +253,11 @@ fn is_pkcs1(scheme: SignatureScheme) -> bool {
     )
 }
 
-fn duplicate_extension(hello: &ClientHello) -> Option<u16> {
-    let mut kinds: Vec<u16> = hello.extensions.iter().map(|(kind, _)| *kind).collect();
-    kinds.sort_unstable();
-    kinds.windows(2).find_map(|pair| match pair {
-        [a, b] if a == b => Some(*a),
-        _ => None,
-    })
+mod extension {
+    pub(super) const SERVER_NAME: u16 = 0;
+    pub(super) const SUPPORTED_GROUPS: u16 = 10;
+    pub(super) const EC_POINT_FORMATS: u16 = 11;
+    pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
+    pub(super) const SUPPORTED_VERSIONS: u16 = 43;
+    pub(super) const KEY_SHARE: u16 = 51;
 }

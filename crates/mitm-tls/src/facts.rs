@@ -7,15 +7,20 @@ use mitm_flow::{
 };
 use rustls::{CommonState, ProtocolVersion};
 
-use crate::{hello::ClientHello, suites::cipher_name};
+use crate::suites::cipher_name;
 
-/// Reads the facts of a connection towards a client: its certificate if it showed one, and what its
-/// `hello` offered.
-pub fn client_facts(connection: &CommonState, hello: &ClientHello) -> TlsFacts {
+/// Reads the facts of a connection towards a client: its certificate if it showed one, and from its
+/// hello the name it asked for, the protocols and the cipher suites it offered.
+pub fn client_facts(
+    connection: &CommonState,
+    sni: Option<&str>,
+    offers: &[Bytes],
+    cipher_suites: &[u16],
+) -> TlsFacts {
     TlsFacts {
-        alpn_offers: hello.alpn_protocols.clone().into(),
-        cipher_list: hello.cipher_suites.iter().map(|suite| cipher_name(*suite)).collect(),
-        sni: hello.sni().cloned(),
+        alpn_offers: offers.into(),
+        cipher_list: cipher_suites.iter().map(|suite| cipher_name(*suite)).collect(),
+        sni: sni.map(Into::into),
         ..facts(connection)
     }
 }

@@ -2,8 +2,8 @@
 //! configurations for both sides.
 //!
 //! 1. [`CertificateAuthority`] is loaded or made; [`CertStore`] stands on it.
-//! 2. A client's first bytes are read as a [`ClientHello`]. [`backend_for`] tells whether rustls can
-//!    answer it.
+//! 2. Of a client's hello, [`backend_for`] tells whether rustls can answer it and with which kind of
+//!    key. (Reading it is the codec's business.)
 //! 3. [`choose_alpn`] picks the one protocol to agree on, [`names_for_leaf`] the names of the
 //!    certificate, [`CertStore::get`] the certificate, and [`Downstream`] makes the configuration.
 //! 4. Towards servers, [`Upstream`] makes the configuration, with verification, client certificate
@@ -20,7 +20,6 @@ mod der;
 mod downstream;
 mod explain;
 mod facts;
-mod hello;
 mod issue;
 mod key;
 mod keylog;
@@ -34,7 +33,7 @@ mod upstream;
 mod verify;
 
 pub use alpn::{AlpnChoice, choose_alpn, offers_for_proxy, offers_for_server};
-pub use backend::{Backend, Unsupported, backend_for};
+pub use backend::{Backend, HelloFacts, Unsupported, backend_for};
 pub use ca::{CaError, CertificateAuthority};
 pub use downstream::Downstream;
 pub use explain::{
@@ -42,7 +41,6 @@ pub use explain::{
     describe_server_error, describe_server_tls_error,
 };
 pub use facts::{client_facts, server_facts};
-pub use hello::{ClientHello, HelloError, ServerNameOffer, starts_like_tls_record};
 pub use key::KeyError;
 pub use keylog::{KeyLogFile, key_log};
 pub use names::{LeafName, UpstreamFacts, asterisk_forms, is_valid_host, names_for_leaf};
