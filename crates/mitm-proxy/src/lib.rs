@@ -1,1 +1,40 @@
-//! The engine: listeners, layers, exchanges, upstream connections.
+//! The engine: carries connections from accept to close and calls hooks on the way.
+//!
+//! The way of a request, and the modules it passes:
+//!
+//! ```text
+//! server ─ accept ─► client ─ next_layer ─► tls ─ next_layer ─► http1 ─► exchange ─► upstream ─► server
+//!                                                                        │ plan, body, framing
+//!                                                                        ▼
+//!                                                                      hooks
+//! ```
+//!
+//! [`server`] listens; [`client`](self) runs one layer after the other on an accepted connection; [`tls`] ends the
+//! client's TLS with a certificate made for the occasion; [`http1`](self) turns bytes into requests;
+//! [`exchange`](self) carries each of them, decides with [`plan`](self) what becomes of its body and gets a connection
+//! from [`upstream`]. No module here knows an addon: all are behind [`Hooks`](hooks::Hooks).
+
+mod body;
+mod client;
+pub mod engine;
+pub mod error;
+mod exchange;
+mod framing;
+pub mod hooks;
+mod http1;
+pub mod io;
+pub mod mode;
+mod next_layer;
+mod plan;
+mod platform;
+pub mod server;
+pub mod settings;
+pub mod tls;
+pub mod upstream;
+
+pub use error::Failure;
+pub use hooks::{Event, Hook, HookSet, Hooks};
+pub use mode::{Mode, ModeError, ModeKind};
+pub use server::{ListenDefaults, ListenError, Proxy};
+pub use settings::Settings;
+pub use tls::TlsContext;

@@ -1,0 +1,203 @@
+//! The event log: what the engine and the addons report, as lines for people.
+//!
+//! Everything is reported through `tracing`; [`EventLog`] is the layer that turns events into [`LogEntry`]s and
+//! hands them to the sinks. Two fields have a meaning: `client` is the address shown in front of the line, and `alert`
+//! lifts an information to an alert.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tracing::{Event, Metadata, Subscriber, field::Field};
+use tracing_subscriber::{Layer, layer::Context};
+
+/// The severity of an entry, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    Debug,
+    Info,
+    Alert,
+    Warn,
+    Error,
+}
+
+impl Level {
+    /// The names users know, from the most severe.
+    pub const NAMES: &[&str] = &["error", "warn", "info", "alert", "debug"];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Alert => "alert",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Debug, Self::Info, Self::Alert, Self::Warn, Self::Error]
+            .into_iter()
+            .find(|level| level.as_str() == name)
+    }
+}
+
+/// One line of the event log.
+#[derive(Clone, Debug)]
+pub struct LogEntry {
+    pub level: Level,
+    /// The client connection it is about.
+    pub client: Option<String>,
+    pub msg: String,
+    /// Unix seconds.
+    pub timestamp: f64,
+}
+
+type Sink = Arc<dyn Fn(&LogEntry) + Send + Sync>;
+
+/// Collects entries and passes them to the sinks. Clones share the sinks.
+#[derive(Clone)]
+pub struct EventLog(Arc<Inner>);
+
+struct Inner {
+    sinks: ArcSwap<Vec<Sink>>,
+    /// The lowest level that a sink wants.
+    minimum: AtomicU8,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            sinks: ArcSwap::from_pointee(Vec::new()),
+            minimum: AtomicU8::new(Level::Info as u8),
+        }))
+    }
+}
+
+impl EventLog {
+    /// Calls `sink` for each entry from now on.
+    pub fn subscribe(&self, sink: impl Fn(&LogEntry) + Send + Sync + 'static) {
+        let sink: Sink = Arc::new(sink);
+        self.0.sinks.rcu(|sinks| {
+            let mut sinks = Vec::clone(sinks);
+            sinks.push(Arc::clone(&sink));
+            sinks
+        });
+    }
+
+    /// Leaves out entries below `level` before they are made.
+    pub fn set_minimum(&self, level: Level) {
+        self.0.minimum.store(level as u8, Ordering::Relaxed);
+    }
+
+    fn wants(&self, metadata: &Metadata<'_>) -> bool {
+        let level = match *metadata.level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warn,
+            // It may turn out to be an alert.
+            tracing::Level::INFO if metadata.fields().field("alert").is_some() => Level::Alert,
+            tracing::Level::INFO => Level::Info,
+            _ => Level::Debug,
+        };
+        level as u8 >= self.0.minimum.load(Ordering::Relaxed)
+            && metadata.target().starts_with("mitm")
+    }
+
+    /// Passes an entry to the sinks.
+    pub fn add(&self, entry: &LogEntry) {
+        for sink in self.0.sinks.load().iter() {
+            sink(entry);
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for EventLog {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.wants(metadata)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let level = match *event.metadata().level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warn,
+            tracing::Level::INFO if line.alert => Level::Alert,
+            tracing::Level::INFO => Level::Info,
+            _ => Level::Debug,
+        };
+        let (client, msg) = (line.client, line.msg);
+        self.add(&LogEntry { level, client, msg, timestamp: mitm_flow::now() });
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    msg: String,
+    client: Option<String>,
+    alert: bool,
+}
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => self.msg.insert_str(0, &format!("{value:?}")),
+            "client" => self.client = Some(format!("{value:?}")),
+            "alert" => self.alert = format!("{value:?}") == "true",
+            name => {
+                // Writing to a string does not fail.
+                let _ = write!(self.msg, " {name}={value:?}");
+            }
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.msg.insert_str(0, value),
+            "client" => self.client = Some(value.to_owned()),
+            name => {
+                let _ = write!(self.msg, " {name}={value}");
+            }
+        }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        if field.name() == "alert" {
+            self.alert = value;
+        } else {
+            let _ = write!(self.msg, " {}={value}", field.name());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn events_become_entries() {
+        let log = EventLog::default();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        log.subscribe(move |entry| sink.lock().push(entry.clone()));
+        let subscriber = tracing_subscriber::registry().with(log);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(client = %"1.2.3.4:5", "client connect");
+            tracing::info!(alert = true, "saved {} flows", 3);
+            tracing::debug!("too fine");
+        });
+        let seen = seen.lock();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0].client.as_deref(), Some("1.2.3.4:5"));
+        assert_eq!((seen[0].level, seen[0].msg.as_str()), (Level::Info, "client connect"));
+        assert_eq!((seen[1].level, seen[1].msg.as_str()), (Level::Alert, "saved 3 flows"));
+    }
+}

@@ -1,0 +1,152 @@
+//! The life of a client connection: accepted, layer by layer, closed.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use mitm_flow::{Address, Client, Server, Shared, now};
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::{
+    engine::Engine,
+    exchange::Context,
+    hooks::{Event, Hook, LayerKind, NextLayerData},
+    http1,
+    io::{self, Io, Reader, Writer},
+    mode::Mode,
+    next_layer::{self, Decision, Known},
+    tls,
+    upstream::{Destination, Upstreams, client_name},
+};
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn serve(
+    engine: Arc<Engine>,
+    io: Io,
+    mode: Arc<Mode>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) {
+    let _counted = engine.count_connection();
+    let mut client = Client::new(peer.into(), local.into(), now());
+    client.proxy_mode = Arc::clone(&mode.spec);
+    let client = Shared::new(client);
+    let name = client_name(&client);
+    info!(client = %name, "client connect");
+    engine.fire(Event::ClientConnected(client.clone())).await;
+    if client.with(|client| client.error.is_some()) {
+        info!(client = %name, "client kill connection");
+    } else {
+        let mut upstreams = Upstreams::new(Arc::clone(&engine), client.clone());
+        let ctx = Context {
+            settings: engine.settings(),
+            engine: Arc::clone(&engine),
+            client: client.clone(),
+            tunnel: None,
+        };
+        layers(ctx, io, &mut upstreams).await;
+        upstreams.finish().await;
+    }
+    info!(client = %name, "client disconnect");
+    client.update(|client| client.timestamp_end = Some(now()));
+    engine.fire(Event::ClientDisconnected(client)).await;
+}
+
+/// Runs one layer after the other: each ends by closing, or by leaving a stream for the next.
+async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
+    let (mut reader, mut writer) = io::split(io, BytesMut::new());
+    loop {
+        let Some(layer) = next(&ctx, &mut reader).await else { return };
+        match layer {
+            LayerKind::Http => {
+                match Box::pin(http1::serve(&mut ctx, &mut reader, &mut writer, upstreams)).await {
+                    http1::End::Closed => {
+                        writer.shutdown().await;
+                        return;
+                    }
+                    http1::End::Tunnel(destination) => ctx.tunnel = Some(destination),
+                    http1::End::Upgrade(conn) => {
+                        let server = (conn.reader, conn.writer);
+                        // Either side may end this as it likes.
+                        let _ = io::relay((reader, writer), server).await;
+                        return;
+                    }
+                }
+            }
+            LayerKind::Tls => {
+                let (io, read) = io::join(reader, writer);
+                match Box::pin(tls::accept(&mut ctx, io, read, upstreams)).await {
+                    tls::Accepted::Established(io) => {
+                        (reader, writer) = io::split(io, BytesMut::new());
+                    }
+                    tls::Accepted::Ignored(io, read) => {
+                        (reader, writer) = io::split(io, read);
+                        pass(&ctx, reader, writer, upstreams).await;
+                        return;
+                    }
+                    tls::Accepted::Failed => return,
+                }
+            }
+            LayerKind::Tcp | LayerKind::Ignore => {
+                pass(&ctx, reader, writer, upstreams).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Decides what the stream speaks; `None` if it ended before that could be told.
+async fn next(ctx: &Context, reader: &mut Reader) -> Option<LayerKind> {
+    let choice = loop {
+        let known = Known {
+            data: &reader.buf,
+            in_tunnel: ctx.tunnel.is_some(),
+            eof: reader.eof,
+            rawtcp: ctx.settings.rawtcp,
+        };
+        match next_layer::decide(&known) {
+            Decision::Layer(layer) => break layer,
+            Decision::NeedMore if reader.eof => return None,
+            Decision::NeedMore => {}
+        }
+        match timeout(ctx.settings.idle_timeout, reader.fill()).await {
+            Ok(Ok(0)) if reader.buf.is_empty() => return None,
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return None,
+            Err(_) => {
+                info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
+                return None;
+            }
+        }
+    };
+    if !ctx.engine.hooks.wanted().has(Hook::NextLayer) {
+        return Some(choice);
+    }
+    let server = ctx.tunnel.as_ref().map(Destination::address);
+    let data = Shared::new(NextLayerData {
+        client: ctx.client.clone(),
+        server: Server::new(server).into(),
+        data_client: Bytes::copy_from_slice(&reader.buf),
+        data_server: Bytes::new(),
+        layer: Some(choice),
+    });
+    ctx.engine.fire(Event::NextLayer(data.clone())).await;
+    data.with(|data| data.layer).or(Some(choice))
+}
+
+/// Connects the client with the server and leaves them alone.
+async fn pass(ctx: &Context, reader: Reader, writer: Writer, upstreams: &mut Upstreams) {
+    let Some(tunnel) = &ctx.tunnel else { return };
+    let destination = Destination::plain(Arc::clone(&tunnel.host), tunnel.port);
+    let server = Server::new(Some(Address::new(Arc::clone(&tunnel.host), tunnel.port)));
+    let conn = match upstreams.take(&destination) {
+        Some(conn) => conn,
+        None => match upstreams.fresh(&destination, server.into()).await {
+            Ok(conn) => conn,
+            // It was logged, and there is nothing that could be answered.
+            Err(_) => return,
+        },
+    };
+    // Either side may end this as it likes.
+    let _ = io::relay((reader, writer), (conn.reader, conn.writer)).await;
+}

@@ -1,0 +1,134 @@
+//! [`Failure`]: how an exchange fails, and what everybody is told about it.
+//!
+//! One place decides, for each failure: who is at fault, what the client is answered (if nothing was sent yet),
+//! what `flow.error` says.
+
+use std::{io, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use mitm_codec::http1::{self, BodyError, FramingError, HeadError};
+use mitm_flow::{Headers, status};
+use thiserror::Error;
+
+/// Why an exchange ended early.
+#[derive(Debug, Error, Clone)]
+pub enum Failure {
+    /// A user or script killed the flow.
+    #[error("Connection killed.")]
+    Killed,
+    /// The client went away.
+    #[error("Client disconnected.")]
+    ClientGone,
+    /// What the client sent is no HTTP that we forward.
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("Request body exceeds mitmproxy's body_size_limit.")]
+    RequestTooLarge,
+    #[error("Response body exceeds mitmproxy's body_size_limit.")]
+    ResponseTooLarge,
+    /// The server could not be reached; the text names it and the reason.
+    #[error("{0}")]
+    Connect(Arc<str>),
+    /// The server closed before it answered; nothing of an answer came.
+    #[error("server closed connection")]
+    ServerClosed,
+    /// What the server sent is no HTTP that we forward, or it broke off.
+    #[error("{0}")]
+    BadResponse(String),
+    /// A body cannot be kept although somebody must see all of it.
+    #[error("The {0} body could not be stored: the disk is full or cannot be written.")]
+    Storage(&'static str),
+    /// A script's stream function failed.
+    #[error("The stream function failed: {0}")]
+    Transform(String),
+}
+
+impl Failure {
+    /// Returns the status of the page a client gets that was sent nothing yet; `None`: just close.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Killed | Self::ClientGone => None,
+            Self::BadRequest(_) => Some(400),
+            Self::RequestTooLarge | Self::Storage("request") => Some(413),
+            Self::ResponseTooLarge
+            | Self::Connect(_)
+            | Self::ServerClosed
+            | Self::BadResponse(_)
+            | Self::Storage(_)
+            | Self::Transform(_) => Some(502),
+        }
+    }
+
+    pub(crate) fn client(error: &io::Error) -> Self {
+        tracing::debug!("client connection: {error}");
+        Self::ClientGone
+    }
+
+    /// A request whose framing or head is refused.
+    pub(crate) fn request_framing(error: &FramingError) -> Self {
+        Self::BadRequest(format!(
+            "Received {error} from client, which is refused since two parties may read it differently \
+             (request smuggling). Set validate_inbound_headers to false to let it pass."
+        ))
+    }
+
+    pub(crate) fn request_body(error: &BodyError) -> Self {
+        Self::BadRequest(format!("HTTP/1 protocol error: {error}"))
+    }
+
+    pub(crate) fn response_head(error: &HeadError) -> Self {
+        Self::BadResponse(format!("Cannot parse HTTP response: {error}"))
+    }
+
+    pub(crate) fn response_framing(error: &FramingError) -> Self {
+        Self::BadResponse(format!(
+            "Received {error} from server, which is refused since two parties may read it differently \
+             (request smuggling). Set validate_inbound_headers to false to let it pass."
+        ))
+    }
+
+    pub(crate) fn response_body(error: &BodyError) -> Self {
+        Self::BadResponse(format!("HTTP/1 protocol error: {error}"))
+    }
+}
+
+/// Appends a complete error answer: head and page. The connection is closed after it.
+pub(crate) fn write_error_page(out: &mut BytesMut, status_code: u16, message: &str, head_only: bool) {
+    let reason = status::reason(status_code).unwrap_or("");
+    let mut text = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            '"' => text.push_str("&quot;"),
+            '\'' => text.push_str("&#x27;"),
+            c => text.push(c),
+        }
+    }
+    let body = format!(
+        "<html>\n<head>\n    <title>{status_code} {reason}</title>\n</head>\n<body>\n    \
+         <h1>{status_code} {reason}</h1>\n    <p>{text}</p>\n</body>\n</html>"
+    );
+    let headers: Headers = [
+        ("Server", SERVER.to_owned()),
+        ("Connection", "close".to_owned()),
+        ("Content-Type", "text/html".to_owned()),
+        ("content-length", body.len().to_string()),
+    ]
+    .into_iter()
+    .collect();
+    http1::write_response_head(
+        out,
+        b"HTTP/1.1",
+        status_code,
+        &Bytes::from_static(reason.as_bytes()),
+        &headers,
+    );
+    if !head_only {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// The `Server` header of answers made here.
+pub const SERVER: &str = concat!("mitmproxy ", env!("CARGO_PKG_VERSION"));

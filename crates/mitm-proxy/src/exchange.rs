@@ -1,0 +1,635 @@
+//! The exchange: one request and its response, from the request's head to the response's end.
+//!
+//! Everything users know of HTTP happens here, whatever version either side speaks: the version modules turn bytes
+//! into an [`Incoming`] request and an [`Outgoing`] response and know nothing of flows. In order:
+//!
+//! 1. `requestheaders`. The [plan](Plan) for the body is made: forward it, copy it, or hold it.
+//! 2. Held, or without body: read all, `request`, then connect and send. Otherwise connect, and send while it arrives;
+//!    `request` fires before its end goes out.
+//! 3. Sending and receiving run at once in one task, since an answer may begin and end before its request did.
+//! 4. `responseheaders`, a plan for that body, `response`, and the same in the other direction ([`answer`]).
+//!
+//! What is sent is taken out of the flow at commit points (head, piece, end); later edits change the flow
+//! only. After any failure the flow has an error and `error` fires, unless `response` did; the client gets an error
+//! page if it was sent nothing yet, else its connection is closed, so that it can tell.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use mitm_codec::http1::{self, Framing, Piece, ResponseHead};
+use mitm_flow::{
+    Body, Client, FlowError, FlowRef, Headers, Request, Response, Server, Shared, now,
+    spill::BodyBuilder,
+};
+use tracing::info;
+
+use crate::{
+    body::{BodyWriter, Next},
+    engine::Engine,
+    error::Failure,
+    framing,
+    hooks::{Direction, Event, Stage},
+    io::Writer,
+    plan::{self, Keeper, Plan},
+    settings::Settings,
+    upstream::{Destination, ServerConn, Sharing, Upstreams, client_name},
+};
+
+pub(crate) mod answer;
+
+/// A request whose head was read.
+pub(crate) trait Incoming: Send {
+    /// Returns the next part of the body that is there; `None` if [`fill`](Self::fill) must be called first.
+    fn next(&mut self) -> Result<Option<Next>, Failure>;
+
+    /// Waits for more of the body.
+    fn fill(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Waits until the client is gone. What it sends meanwhile is kept, up to a limit. A client that only closed
+    /// its own direction is not gone, unless `close_counts`.
+    fn gone(&mut self, close_counts: bool) -> impl Future<Output = ()> + Send;
+}
+
+/// The place a response goes to.
+pub(crate) trait Outgoing: Send {
+    /// Sends a 1xx response.
+    fn informational(&mut self, head: &ResponseHead)
+    -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Takes the head of the response, to be sent with what follows.
+    fn head(&mut self, response: &Response, body: BodyWriter);
+
+    /// Sends a piece as it was received.
+    fn piece(&mut self, piece: &Piece) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends payload.
+    fn data(&mut self, data: &[u8]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Takes the end of the body, to be sent with the next flush.
+    fn end(&mut self, wire: Option<&Bytes>, trailers: Option<&Headers>);
+
+    fn flush(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends a complete error answer.
+    fn error_page(&mut self, status: u16, message: &str) -> impl Future<Output = ()> + Send;
+}
+
+/// What an exchange needs to know of its surroundings.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) client: Shared<Client>,
+    /// Where the connection leads, if the client asked for a tunnel.
+    pub(crate) tunnel: Option<Destination>,
+}
+
+impl Context {
+    /// Returns where a request goes. Inside a tunnel, and unless a hook redirected it, that is where the tunnel
+    /// leads, with the name that the client gave in its TLS handshake.
+    fn destination(&self, request: &Request) -> Destination {
+        let tls = &request.scheme[..] == b"https";
+        match &self.tunnel {
+            Some(tunnel)
+                if tunnel.host == request.host
+                    && tunnel.port == request.port
+                    && tunnel.tls == tls =>
+            {
+                tunnel.clone()
+            }
+            _ => {
+                let plain = Destination::plain(Arc::clone(&request.host), request.port);
+                let alpn: &[Bytes] = if tls { &[Bytes::from_static(b"http/1.1")] } else { &[] };
+                Destination { tls, alpn: alpn.into(), ..plain }
+            }
+        }
+    }
+
+    /// Ends an intercepted wait or a kill: to be called after each hook that may do either.
+    ///
+    /// # Errors
+    /// [`Failure::Killed`].
+    pub(crate) async fn settle(&self, flow: &FlowRef) -> Result<(), Failure> {
+        if flow.is_killed() {
+            return Err(Failure::Killed);
+        }
+        if flow.is_intercepted() {
+            flow.wait_for_resume().await;
+            if flow.is_killed() {
+                return Err(Failure::Killed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the client connection.
+pub(crate) enum After {
+    KeepAlive,
+    Close,
+    /// Close, but read a little of what the client still sends, so that it sees the answer.
+    Drain,
+    /// The server switched protocols: both connections are raw now.
+    Upgrade(ServerConn),
+}
+
+/// Where the body that is sent to the server comes from.
+enum Source {
+    /// All of it is there.
+    Whole { body: Body, trailers: Option<Headers> },
+    /// It is still arriving; `begun` was read already.
+    Live { received: Framing, begun: Option<Body>, keeper: Keeper },
+}
+
+/// What the two directions know of each other.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// The request was sent completely.
+    sent: AtomicBool,
+    /// Something of an answer came from the server.
+    heard: AtomicBool,
+    /// The head of the response was sent to the client.
+    answered: AtomicBool,
+    /// The `response` hook fired, so `error` must not.
+    told: AtomicBool,
+}
+
+/// Carries one request and its response.
+///
+/// `refused` is what is wrong with the request beyond its head; addons see the flow all the same.
+pub(crate) async fn exchange<I: Incoming, O: Outgoing>(
+    ctx: &Context,
+    request: Request,
+    framing: Result<Framing, Failure>,
+    incoming: &mut I,
+    outgoing: &mut O,
+    upstreams: &mut Upstreams,
+) -> After {
+    let _counted = ctx.engine.count_exchange();
+    let address = ctx.destination(&request).address();
+    let flow = FlowRef::http(ctx.client.clone(), Server::new(Some(address)).into(), request);
+    let request = flow.request().expect("an HTTP flow has a request");
+    let progress = Progress::default();
+    let mut exchange = Exchange { ctx, flow, request, incoming, outgoing, upstreams, progress };
+    let after = match exchange.run(framing).await {
+        Ok(after) => after,
+        Err(failure) => exchange.fail(&failure).await,
+    };
+    exchange.flow.set_live(false);
+    after
+}
+
+struct Exchange<'a, I, O> {
+    ctx: &'a Context,
+    flow: FlowRef,
+    request: Shared<Request>,
+    incoming: &'a mut I,
+    outgoing: &'a mut O,
+    upstreams: &'a mut Upstreams,
+    progress: Progress,
+}
+
+impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
+    async fn run(&mut self, framing: Result<Framing, Failure>) -> Result<After, Failure> {
+        let settings = &self.ctx.settings;
+        let known = match framing {
+            Ok(Framing::Length(length)) => Some(length),
+            _ => None,
+        };
+        if plan::is_large(settings, known) {
+            self.request.update(|request| request.stream = mitm_flow::Stream::Pass);
+        }
+        self.ctx.engine.fire(Event::Requestheaders(self.flow.clone())).await;
+        let received = framing?;
+        self.settle().await?;
+        if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
+            return Err(Failure::RequestTooLarge);
+        }
+        let plan = if known == Some(0) {
+            Plan::Hold
+        } else {
+            let order = self.request.with(|request| request.stream.clone());
+            plan::make(self.ctx, &self.flow, Direction::Request, order, None)
+        };
+        let source = match plan {
+            Plan::Hold => self.hold_request(received, known).await?,
+            plan => {
+                if plan.head_first() {
+                    let event = Event::Request(self.flow.clone());
+                    self.ctx.engine.fire_stage(event, Stage::Head).await;
+                    self.settle().await?;
+                }
+                Source::Live { received, begun: None, keeper: Keeper::new(plan, settings, known) }
+            }
+        };
+        if let Some(response) = self.flow.response() {
+            let unread = matches!(source, Source::Live { .. });
+            return self.answer_from_here(&response, unread).await;
+        }
+        self.ask_server(source).await
+    }
+
+    /// Reads the whole request and fires `request`.
+    async fn hold_request(
+        &mut self,
+        received: Framing,
+        known: Option<u64>,
+    ) -> Result<Source, Failure> {
+        let settings = &self.ctx.settings;
+        if known == Some(0) {
+            self.request.update(|request| {
+                request.body = Body::empty();
+                request.timestamp_end = Some(now());
+            });
+        } else {
+            if self.request.with(|r| r.headers.has_token("expect", "100-continue")) {
+                self.outgoing.informational(&continue_head()).await?;
+                self.request.update(|request| request.headers.remove("expect"));
+            }
+            let mut builder = BodyBuilder::new(settings.body_memory_limit, known);
+            let end = plan::collect(self.ctx, self.incoming, &mut builder, known).await;
+            let stored = match &end {
+                Ok(_) => builder.flushed().await,
+                Err(_) => true,
+            };
+            let body = builder.finish();
+            let trailers = match end {
+                Ok(plan::Collected::Whole(trailers)) if stored => trailers,
+                Ok(plan::Collected::Whole(_)) => return Err(Failure::Storage("request")),
+                Ok(plan::Collected::TooLong) => {
+                    // It turned out to be large: what is here goes first, the rest as it comes.
+                    self.request.update(|request| request.stream = mitm_flow::Stream::Pass);
+                    let keeper = Keeper::new(plan::pass(settings), settings, None);
+                    return Ok(Source::Live { received, begun: Some(body), keeper });
+                }
+                Err(failure) => {
+                    self.request.update(|request| request.body = body.as_partial());
+                    return Err(failure);
+                }
+            };
+            self.request.update(|request| {
+                request.body = body;
+                request.trailers = trailers;
+                request.timestamp_end = Some(now());
+            });
+        }
+        self.ctx.engine.fire(Event::Request(self.flow.clone())).await;
+        self.settle().await?;
+        let (body, trailers) =
+            self.request.with(|request| (request.body.clone(), request.trailers.clone()));
+        Ok(Source::Whole { body, trailers })
+    }
+
+    /// Waits while the flow is intercepted; a client that closes meanwhile ends it.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        if !self.flow.is_intercepted() {
+            return self.ctx.settle(&self.flow).await;
+        }
+        tokio::select! {
+            biased;
+            settled = self.ctx.settle(&self.flow) => settled,
+            () = self.incoming.gone(true) => Err(Failure::ClientGone),
+        }
+    }
+
+    /// Sends a response that an addon made.
+    async fn answer_from_here(
+        &mut self,
+        response: &Shared<Response>,
+        unread: bool,
+    ) -> Result<After, Failure> {
+        let answer = answer::Answer::new(self.ctx, &self.flow, &self.request, &self.progress);
+        let sending = answer.send_own(response, self.outgoing);
+        let keep_alive = tokio::select! {
+            biased;
+            sent = sending => sent?,
+            () = self.incoming.gone(false), if !unread => return Err(Failure::ClientGone),
+        };
+        Ok(match (unread, keep_alive) {
+            (true, _) => After::Drain,
+            (false, true) => After::KeepAlive,
+            (false, false) => After::Close,
+        })
+    }
+
+    async fn ask_server(&mut self, source: Source) -> Result<After, Failure> {
+        let destination = self.request.with(|request| self.ctx.destination(request));
+        if self.ctx.engine.is_reserved(&self.ctx.settings, &destination.host) {
+            return Err(Failure::Connect(
+                format!("{} is the proxy's own name for its certificate page.", destination.host)
+                    .into(),
+            ));
+        }
+        let safe = self.request.with(|request| {
+            matches!(&request.method[..], b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
+        });
+        let repeatable = match &source {
+            Source::Whole { body, .. } => {
+                safe || self.request.with(|r| matches!(&r.method[..], b"PUT" | b"DELETE"))
+                    && !body.is_missing()
+            }
+            Source::Live { .. } => false,
+        };
+        let bodiless = matches!(&source, Source::Whole { body, .. } if body.is_empty());
+        let sharing = if safe && bodiless { Sharing::Allowed } else { Sharing::Own };
+
+        let mut conn = {
+            let server = self.flow.server();
+            let connecting = self.upstreams.get(&destination, server, sharing);
+            tokio::select! {
+                biased;
+                conn = connecting => conn?,
+                () = self.flow.wait_for_kill() => return Err(Failure::Killed),
+                () = self.incoming.gone(false) => return Err(Failure::ClientGone),
+            }
+        };
+        loop {
+            self.flow.set_server(conn.server.clone());
+            let was_used = conn.used;
+            let mut source = match &source {
+                Source::Whole { body, trailers } => {
+                    Source::Whole { body: body.clone(), trailers: trailers.clone() }
+                }
+                Source::Live { .. } => return self.transact(conn, source).await,
+            };
+            // A server may close an idle connection just when it is used again.
+            let result = self.transact(conn, std::mem::replace(&mut source, Source::nothing())).await;
+            match result {
+                Err(Failure::ServerClosed)
+                    if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) =>
+                {
+                    let server = Shared::new(Server::new(Some(destination.address())));
+                    self.flow.set_server(server.clone());
+                    conn = self.upstreams.fresh(&destination, server).await?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends the request and receives the response, both at once.
+    async fn transact(&mut self, mut conn: ServerConn, source: Source) -> Result<After, Failure> {
+        let (head, body_writer) = self.commit_request(&source);
+        let is_married = self.request.with(|request| is_connection_auth(&request.headers, "authorization"));
+        conn.married |= is_married;
+        let Self { ctx, flow, request, incoming, outgoing, progress, .. } = self;
+        let result = {
+            let sending = send(
+                ctx,
+                flow,
+                request,
+                *incoming,
+                Sink { writer: &mut conn.writer, head, body: body_writer },
+                source,
+                progress,
+            );
+            let answer = answer::Answer::new(ctx, flow, request, progress);
+            let receiving = answer.receive(&mut conn.reader, *outgoing);
+            tokio::select! {
+                biased;
+                received = receiving => received,
+                failure = sending => Err(failure),
+                () = flow.wait_for_kill() => Err(Failure::Killed),
+            }
+        };
+        let received = match result {
+            Ok(received) => received,
+            Err(failure) => {
+                self.upstreams.close(conn).await;
+                return Err(failure);
+            }
+        };
+        conn.married |= received.married;
+        let sent = self.progress.sent.load(Ordering::Relaxed);
+        if received.upgrade {
+            return Ok(After::Upgrade(conn));
+        }
+        if received.reusable && sent {
+            self.upstreams.put(conn);
+        } else {
+            self.upstreams.close(conn).await;
+        }
+        Ok(match (sent, received.keep_alive) {
+            (false, _) => After::Drain,
+            (true, true) => After::KeepAlive,
+            (true, false) => After::Close,
+        })
+    }
+
+    /// Takes the head out of the flow: what is sent, and how the body after it is framed.
+    fn commit_request(&self, source: &Source) -> (BytesMut, BodyWriter) {
+        let mut request = self.request.with(|request| Request {
+            body: Body::missing(),
+            trailers: None,
+            ..request.clone()
+        });
+        let body_writer = match source {
+            Source::Whole { body, .. } => framing::settle_whole_request(&mut request, body),
+            Source::Live { received, keeper, .. } => {
+                framing::settle_live_request(&mut request, *received, keeper.is_transform())
+            }
+        };
+        let mut head = BytesMut::new();
+        let absolute;
+        let target: &[u8] = if request.authority.is_empty() {
+            &request.path
+        } else {
+            absolute = [&request.scheme[..], b"://", &request.authority, &request.path].concat();
+            &absolute
+        };
+        http1::write_request_head(
+            &mut head,
+            &request.method,
+            target,
+            &request.http_version,
+            &request.headers,
+        );
+        (head, body_writer)
+    }
+
+    /// Ends the flow and tells everybody.
+    async fn fail(&mut self, failure: &Failure) -> After {
+        let text = failure.to_string();
+        if !matches!(failure, Failure::Killed) {
+            self.flow.set_error(Some(FlowError::new(text.as_str())));
+        }
+        if let Failure::BadRequest(_) | Failure::BadResponse(_) = failure {
+            info!(client = %client_name(&self.ctx.client), "{text}");
+        }
+        if !self.progress.told.load(Ordering::Relaxed) {
+            self.ctx.engine.fire(Event::Error(self.flow.clone())).await;
+        }
+        let Some(status) = failure.status() else { return After::Close };
+        if self.progress.answered.load(Ordering::Relaxed) {
+            return After::Close;
+        }
+        self.outgoing.error_page(status, &text).await;
+        After::Drain
+    }
+}
+
+impl Source {
+    fn nothing() -> Self {
+        Self::Whole { body: Body::empty(), trailers: None }
+    }
+}
+
+/// The server's end of a request.
+struct Sink<'a> {
+    writer: &'a mut Writer,
+    head: BytesMut,
+    body: BodyWriter,
+}
+
+/// Sends the request, then watches the client. Returns only with a failure.
+async fn send<I: Incoming>(
+    ctx: &Context,
+    flow: &FlowRef,
+    request: &Shared<Request>,
+    incoming: &mut I,
+    mut sink: Sink<'_>,
+    source: Source,
+    progress: &Progress,
+) -> Failure {
+    let result = match source {
+        Source::Whole { body, trailers } => send_whole(&mut sink, &body, trailers.as_ref()).await,
+        Source::Live { begun, keeper, .. } => {
+            send_live(ctx, flow, request, incoming, &mut sink, begun, keeper).await
+        }
+    };
+    match result {
+        Ok(()) => progress.sent.store(true, Ordering::Relaxed),
+        Err(SendError::Flow(failure)) => return failure,
+        // The server does not listen any more; it may still have answered.
+        Err(SendError::Server) => {}
+    }
+    incoming.gone(false).await;
+    Failure::ClientGone
+}
+
+enum SendError {
+    Server,
+    Flow(Failure),
+}
+
+impl From<std::io::Error> for SendError {
+    fn from(error: std::io::Error) -> Self {
+        tracing::debug!("server connection: {error}");
+        Self::Server
+    }
+}
+
+impl From<Failure> for SendError {
+    fn from(failure: Failure) -> Self {
+        Self::Flow(failure)
+    }
+}
+
+/// Bodies that are stored are sent in pieces of this size.
+pub(crate) const STORED_PIECE: usize = 256 << 10;
+
+async fn send_whole(
+    sink: &mut Sink<'_>,
+    body: &Body,
+    trailers: Option<&Headers>,
+) -> Result<(), SendError> {
+    sink.writer.write(&sink.head).await?;
+    for piece in body.chunks(STORED_PIECE) {
+        let piece = piece.map_err(|_| Failure::Storage("request"))?;
+        sink.body.data(sink.writer, &piece).await?;
+    }
+    sink.body.end(sink.writer, None, trailers);
+    sink.writer.flush().await?;
+    Ok(())
+}
+
+async fn send_live<I: Incoming>(
+    ctx: &Context,
+    flow: &FlowRef,
+    request: &Shared<Request>,
+    incoming: &mut I,
+    sink: &mut Sink<'_>,
+    begun: Option<Body>,
+    mut keeper: Keeper,
+) -> Result<(), SendError> {
+    sink.writer.write(&sink.head).await?;
+    if let Some(begun) = begun {
+        for piece in begun.chunks(STORED_PIECE) {
+            let piece = piece.map_err(|_| Failure::Storage("request"))?;
+            for data in keeper.take(piece).await? {
+                sink.body.data(sink.writer, &data).await?;
+            }
+        }
+    }
+    let (wire, received) = loop {
+        let next = match incoming.next() {
+            Ok(Some(next)) => next,
+            Ok(None) => {
+                sink.writer.flush().await?;
+                if let Err(failure) = incoming.fill().await {
+                    request.update(|request| request.body = keeper.finish_partial());
+                    return Err(failure.into());
+                }
+                continue;
+            }
+            Err(failure) => {
+                request.update(|request| request.body = keeper.finish_partial());
+                return Err(failure.into());
+            }
+        };
+        match next {
+            Next::Piece(piece) => {
+                if ctx.settings.body_size_limit.is_some_and(|limit| keeper.exceeds(limit, &piece)) {
+                    request.update(|request| request.body = keeper.finish_partial());
+                    return Err(Failure::RequestTooLarge.into());
+                }
+                if keeper.is_transform() {
+                    for piece in piece.data {
+                        for data in keeper.take(piece).await? {
+                            sink.body.data(sink.writer, &data).await?;
+                        }
+                    }
+                } else {
+                    sink.body.piece(sink.writer, &piece).await?;
+                    keeper.keep(&piece).await;
+                }
+            }
+            Next::End { wire, trailers } => break (wire, trailers),
+        }
+    };
+    for data in keeper.take_end().await? {
+        sink.body.data(sink.writer, &data).await?;
+    }
+    let body = keeper.finish();
+    request.update(|request| {
+        request.body = body;
+        request.trailers.clone_from(&received);
+        request.timestamp_end = Some(now());
+    });
+    ctx.engine.fire_stage(Event::Request(flow.clone()), Stage::Tail).await;
+    ctx.settle(flow).await?;
+    let trailers = request.with(|request| request.trailers.clone());
+    sink.body.end(sink.writer, (trailers == received).then_some(&wire), trailers.as_ref());
+    sink.writer.flush().await?;
+    Ok(())
+}
+
+/// True for schemes that authenticate the connection rather than the request.
+pub(crate) fn is_connection_auth(headers: &Headers, name: &str) -> bool {
+    headers.get_all(name).any(|value| {
+        let scheme = value.split(|&b| b == b' ').next().unwrap_or_default();
+        [&b"NTLM"[..], b"Negotiate", b"Kerberos"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
+    })
+}
+
+fn continue_head() -> ResponseHead {
+    ResponseHead {
+        version: http1::Version::Http11,
+        status: 100,
+        reason: Bytes::from_static(b"Continue"),
+        headers: Headers::new(),
+    }
+}

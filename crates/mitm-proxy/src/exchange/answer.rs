@@ -1,0 +1,394 @@
+//! The second half of an exchange: the response, from a server or made by an addon.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
+use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now, spill::BodyBuilder};
+
+use super::{Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
+use crate::{
+    body::{BodyReader, Next},
+    error::Failure,
+    framing::{self, Recipient},
+    hooks::{Direction, Event, Hook, Stage},
+    io::Reader,
+    plan::{self, Keeper, Plan},
+};
+
+/// How a response ended.
+pub(crate) struct Received {
+    /// The server keeps its connection open for another request.
+    pub(crate) reusable: bool,
+    /// The client connection can take another request.
+    pub(crate) keep_alive: bool,
+    /// The server authenticates the connection.
+    pub(crate) married: bool,
+    /// The server switched protocols.
+    pub(crate) upgrade: bool,
+}
+
+pub(crate) struct Answer<'a> {
+    ctx: &'a Context,
+    flow: &'a FlowRef,
+    progress: &'a Progress,
+    method: Bytes,
+    version: Bytes,
+    /// The client keeps its connection open.
+    client_stays: bool,
+}
+
+impl<'a> Answer<'a> {
+    pub(crate) fn new(
+        ctx: &'a Context,
+        flow: &'a FlowRef,
+        request: &Shared<Request>,
+        progress: &'a Progress,
+    ) -> Self {
+        let (method, version, client_stays) = request.with(|request| {
+            let stays = http1::keep_alive(&request.http_version, &request.headers);
+            (request.method.clone(), request.http_version.clone(), stays)
+        });
+        Self { ctx, flow, progress, method, version, client_stays }
+    }
+
+    fn recipient(&self) -> Recipient<'_> {
+        Recipient { method: &self.method, version: &self.version }
+    }
+
+    /// Sends a response that an addon made. True if the client connection can take another request.
+    pub(crate) async fn send_own<O: Outgoing>(
+        &self,
+        response: &Shared<Response>,
+        outgoing: &mut O,
+    ) -> Result<bool, Failure> {
+        let engine = &self.ctx.engine;
+        engine.fire(Event::Responseheaders(self.flow.clone())).await;
+        self.ctx.settle(self.flow).await?;
+        self.fire_response(Stage::Whole).await?;
+        let response = self.flow.response().unwrap_or_else(|| response.clone());
+        self.send_whole(&response, outgoing).await
+    }
+
+    /// Receives the server's response and sends it on.
+    pub(crate) async fn receive<O: Outgoing>(
+        &self,
+        reader: &mut Reader,
+        outgoing: &mut O,
+    ) -> Result<Received, Failure> {
+        let settings = &self.ctx.settings;
+        let head = loop {
+            let head = self.read_head(reader).await?;
+            if !matches!(head.status, 100..=199) || head.status == 101 {
+                break head;
+            }
+            // HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
+            if &self.version[..] != b"HTTP/1.0" {
+                outgoing.informational(&head).await?;
+            }
+        };
+        let validate = settings.rules.validate;
+        let received = http1::response_framing(
+            &self.method,
+            head.version,
+            head.status,
+            &head.headers,
+            validate,
+        );
+        let stays = http1::keep_alive(head.version.as_bytes(), &head.headers);
+        let married = is_connection_auth(&head.headers, "www-authenticate");
+        let content_type = head.headers.get("content-type").cloned();
+        let upgrade = head.status == 101;
+        let known = match received {
+            Ok(Framing::Length(length)) => Some(length),
+            _ => None,
+        };
+        let response = Shared::new(Response {
+            http_version: Bytes::from_static(head.version.as_bytes()),
+            status_code: head.status,
+            reason: head.reason,
+            headers: head.headers,
+            timestamp_start: now(),
+            stream: if plan::is_large(settings, known) { Stream::Pass } else { Stream::No },
+            ..Response::default()
+        });
+        self.flow.set_response(Some(response.clone()));
+        self.ctx.engine.fire(Event::Responseheaders(self.flow.clone())).await;
+        let received = received.map_err(|error| Failure::response_framing(&error))?;
+        self.ctx.settle(self.flow).await?;
+        if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
+            return Err(Failure::ResponseTooLarge);
+        }
+        let reusable = stays && received != Framing::UntilClose && !upgrade;
+        if let Some(replaced) = self.flow.response().filter(|now| !now.is(&response)) {
+            // A hook answers in the server's place; what the server still sends is not wanted.
+            self.fire_response(Stage::Whole).await?;
+            let keep_alive = self.send_whole(&replaced, outgoing).await?;
+            return Ok(Received { reusable: false, keep_alive, married, upgrade: false });
+        }
+
+        let mut body = BodyReader::new(received, validate);
+        let plan = if known == Some(0) {
+            Plan::Hold
+        } else {
+            let order = response.with(|response| response.stream.clone());
+            plan::make(self.ctx, self.flow, Direction::Response, order, content_type.as_deref())
+        };
+        let keep_alive = match plan {
+            Plan::Hold => {
+                let begun = if known == Some(0) {
+                    response.update(|response| {
+                        response.body = Body::empty();
+                        response.timestamp_end = Some(now());
+                    });
+                    None
+                } else {
+                    self.hold(reader, &mut body, &response, known).await?
+                };
+                if let Some(begun) = begun {
+                    let keeper = Keeper::new(plan::pass(settings), settings, None);
+                    let live = Live { received, begun: Some(begun), keeper };
+                    self.forward(reader, &mut body, &response, live, outgoing).await?
+                } else {
+                    self.fire_response(Stage::Whole).await?;
+                    let response = self.flow.response().unwrap_or(response);
+                    self.send_whole(&response, outgoing).await?
+                }
+            }
+            plan => {
+                if plan.head_first() {
+                    self.ctx
+                        .engine
+                        .fire_stage(Event::Response(self.flow.clone()), Stage::Head)
+                        .await;
+                    self.ctx.settle(self.flow).await?;
+                }
+                let keeper = Keeper::new(plan, settings, known);
+                let live = Live { received, begun: None, keeper };
+                self.forward(reader, &mut body, &response, live, outgoing).await?
+            }
+        };
+        Ok(Received { reusable, keep_alive, married, upgrade })
+    }
+
+    async fn read_head(&self, reader: &mut Reader) -> Result<ResponseHead, Failure> {
+        let mut heads = HeadReader::new();
+        loop {
+            if !reader.buf.is_empty() {
+                self.progress.heard.store(true, Ordering::Relaxed);
+            }
+            let head = heads
+                .response(&mut reader.buf, &self.ctx.settings.rules)
+                .map_err(|error| Failure::response_head(&error))?;
+            if let Some(head) = head {
+                return Ok(head);
+            }
+            match reader.fill().await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) if reader.buf.is_empty() => return Err(Failure::ServerClosed),
+                Ok(0) => {
+                    return Err(Failure::BadResponse(
+                        "server closed the connection within the head of its response".into(),
+                    ));
+                }
+                Err(error) => {
+                    return Err(Failure::BadResponse(format!("server connection failed: {error}")));
+                }
+            }
+        }
+    }
+
+    /// Reads the whole body into the response. Returns what was read if it is too long to be held.
+    async fn hold(
+        &self,
+        reader: &mut Reader,
+        body: &mut BodyReader,
+        response: &Shared<Response>,
+        known: Option<u64>,
+    ) -> Result<Option<Body>, Failure> {
+        let settings = &self.ctx.settings;
+        let mut builder = BodyBuilder::new(settings.body_memory_limit, known);
+        let result = loop {
+            match body.next(reader) {
+                Ok(Some(Next::End { trailers, .. })) => break Ok(trailers),
+                Ok(Some(Next::Piece(piece))) => {
+                    plan::push(&mut builder, &piece).await;
+                    if settings.body_size_limit.is_some_and(|limit| builder.len() > limit) {
+                        break Err(Failure::ResponseTooLarge);
+                    }
+                    if known.is_none() && plan::is_large(settings, Some(builder.len())) {
+                        response.update(|response| response.stream = Stream::Pass);
+                        return Ok(Some(builder.finish()));
+                    }
+                }
+                Ok(None) => {
+                    if let Err(error) = reader.fill().await {
+                        break Err(Failure::BadResponse(format!(
+                            "server connection failed: {error}"
+                        )));
+                    }
+                }
+                Err(error) => break Err(Failure::response_body(&error)),
+            }
+        };
+        let stored = result.is_err() || builder.flushed().await;
+        match result {
+            Ok(trailers) => {
+                response.update(|response| {
+                    response.body = builder.finish();
+                    response.trailers = trailers;
+                    response.timestamp_end = Some(now());
+                });
+                if stored { Ok(None) } else { Err(Failure::Storage("response")) }
+            }
+            Err(failure) => {
+                response.update(|response| response.body = builder.finish().as_partial());
+                Err(failure)
+            }
+        }
+    }
+
+    /// Sends a response that is all there.
+    async fn send_whole<O: Outgoing>(
+        &self,
+        response: &Shared<Response>,
+        outgoing: &mut O,
+    ) -> Result<bool, Failure> {
+        let mut head = response.get();
+        let (body, trailers) = (std::mem::take(&mut head.body), head.trailers.take());
+        let (writer, delimited) =
+            framing::settle_whole_response(&mut head, &body, self.recipient());
+        self.progress.answered.store(true, Ordering::Relaxed);
+        outgoing.head(&head, writer);
+        for piece in body.chunks(STORED_PIECE) {
+            let piece = piece.map_err(|_| Failure::Storage("response"))?;
+            outgoing.data(&piece).await?;
+        }
+        outgoing.end(None, trailers.as_ref());
+        outgoing.flush().await?;
+        Ok(self.keeps_alive(&head, delimited))
+    }
+
+    /// Sends a response as it comes.
+    async fn forward<O: Outgoing>(
+        &self,
+        reader: &mut Reader,
+        body: &mut BodyReader,
+        response: &Shared<Response>,
+        mut live: Live,
+        outgoing: &mut O,
+    ) -> Result<bool, Failure> {
+        let mut head = response.with(|response| Response {
+            body: Body::missing(),
+            trailers: None,
+            ..response.clone()
+        });
+        let (writer, delimited) = framing::settle_live_response(
+            &mut head,
+            live.received,
+            live.keeper.is_transform(),
+            self.recipient(),
+        );
+        self.progress.answered.store(true, Ordering::Relaxed);
+        outgoing.head(&head, writer);
+        let result = self.forward_body(reader, body, &mut live, outgoing).await;
+        let (last, wire, trailers) = match result {
+            Ok(end) => end,
+            Err(failure) => {
+                response.update(|response| response.body = live.keeper.finish_partial());
+                return Err(failure);
+            }
+        };
+        let kept = live.keeper.finish();
+        response.update(|response| {
+            response.body = kept;
+            response.trailers.clone_from(&trailers);
+            response.timestamp_end = Some(now());
+        });
+        self.fire_response(Stage::Tail).await?;
+        if let Some(last) = last {
+            outgoing.piece(&last).await?;
+        }
+        let final_trailers = response.with(|response| response.trailers.clone());
+        let wire = (final_trailers == trailers).then_some(&wire);
+        outgoing.end(wire, final_trailers.as_ref());
+        outgoing.flush().await?;
+        Ok(self.keeps_alive(&head, delimited))
+    }
+
+    /// Sends the pieces of a body. With listeners the last one is kept back, and returned with the end.
+    async fn forward_body<O: Outgoing>(
+        &self,
+        reader: &mut Reader,
+        body: &mut BodyReader,
+        live: &mut Live,
+        outgoing: &mut O,
+    ) -> Result<(Option<Piece>, Bytes, Option<mitm_flow::Headers>), Failure> {
+        let listened = self.ctx.engine.hooks.wanted().has(Hook::Response);
+        let limit = self.ctx.settings.body_size_limit;
+        if let Some(begun) = live.begun.take() {
+            for piece in begun.chunks(STORED_PIECE) {
+                let piece = piece.map_err(|_| Failure::Storage("response"))?;
+                for data in live.keeper.take(piece).await? {
+                    outgoing.data(&data).await?;
+                }
+            }
+        }
+        let mut last = None;
+        loop {
+            let next = body.next(reader).map_err(|error| Failure::response_body(&error))?;
+            match next {
+                None => {
+                    outgoing.flush().await?;
+                    reader.fill().await.map_err(|error| {
+                        Failure::BadResponse(format!("server connection failed: {error}"))
+                    })?;
+                }
+                Some(Next::Piece(piece)) => {
+                    if limit.is_some_and(|limit| live.keeper.exceeds(limit, &piece)) {
+                        return Err(Failure::ResponseTooLarge);
+                    }
+                    if live.keeper.is_transform() {
+                        for piece in piece.data {
+                            for data in live.keeper.take(piece).await? {
+                                outgoing.data(&data).await?;
+                            }
+                        }
+                        continue;
+                    }
+                    live.keeper.keep(&piece).await;
+                    if listened && body.is_complete(live.received) {
+                        last = Some(piece);
+                    } else {
+                        outgoing.piece(&piece).await?;
+                    }
+                }
+                Some(Next::End { wire, trailers }) => {
+                    for data in live.keeper.take_end().await? {
+                        outgoing.data(&data).await?;
+                    }
+                    return Ok((last, wire, trailers));
+                }
+            }
+        }
+    }
+
+    /// Fires `response`; from then on `error` must not fire.
+    async fn fire_response(&self, stage: Stage) -> Result<(), Failure> {
+        self.progress.told.store(true, Ordering::Relaxed);
+        self.ctx.engine.fire_stage(Event::Response(self.flow.clone()), stage).await;
+        self.ctx.settle(self.flow).await
+    }
+
+    fn keeps_alive(&self, head: &Response, delimited: bool) -> bool {
+        self.client_stays && delimited && http1::keep_alive(&head.http_version, &head.headers)
+    }
+}
+
+/// A body on its way.
+struct Live {
+    received: Framing,
+    /// What was read already.
+    begun: Option<Body>,
+    keeper: Keeper,
+}

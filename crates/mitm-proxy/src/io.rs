@@ -1,0 +1,436 @@
+//! Streams and their halves: what every layer reads from and writes to.
+//!
+//! An [`Io`] is a TCP connection, a TLS session over one, or anything else that can be read and written (in tests, a
+//! pipe in memory). [`split`] parts it into a [`Reader`] and a [`Writer`] with buffers of their own, so that both
+//! directions of an exchange run at once.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+use tokio_rustls::TlsStream;
+
+/// Anything that is a stream of bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Duplex for T {}
+
+/// A connection.
+pub enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<Prefixed>>),
+    Any(Box<dyn Duplex>),
+}
+
+/// A connection of which some bytes were read already: they are read again first.
+pub struct Prefixed {
+    prefix: Bytes,
+    io: Io,
+}
+
+impl Prefixed {
+    pub fn new(prefix: Bytes, io: Io) -> Self {
+        Self { prefix, io }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Any(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Any(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Any(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+            Self::Any(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Any(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Any(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let len = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..len]);
+        self.prefix.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+enum ReadSide {
+    Tcp(OwnedReadHalf),
+    Any(ReadHalf<Io>),
+}
+
+enum WriteSide {
+    Tcp(OwnedWriteHalf),
+    Any(WriteHalf<Io>),
+}
+
+/// The readable half of a connection, with what was read and not yet used.
+pub struct Reader {
+    side: ReadSide,
+    pub buf: BytesMut,
+    /// How much to make room for: grows while reads fill what they are given.
+    room: usize,
+    /// The peer has closed its direction.
+    pub eof: bool,
+}
+
+/// The writable half of a connection. Small pieces are gathered until [`flush`](Self::flush).
+pub struct Writer {
+    side: WriteSide,
+    out: BytesMut,
+    is_tls: bool,
+}
+
+/// The room of a fresh or idle reader; most heads fit.
+const ROOM_MIN: usize = 4 << 10;
+const ROOM_MAX: usize = 256 << 10;
+/// Pieces of this size and more are written without a copy.
+const WRITE_THROUGH: usize = 16 << 10;
+/// Gathered pieces are written when they reach this size.
+const GATHER: usize = 64 << 10;
+
+/// Parts a connection into its halves. `prefix` is what was read from it already.
+pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
+    let is_tls = matches!(io, Io::Tls(_));
+    let (read, write) = match io {
+        Io::Tcp(tcp) => {
+            let (read, write) = tcp.into_split();
+            (ReadSide::Tcp(read), WriteSide::Tcp(write))
+        }
+        io => {
+            let (read, write) = tokio::io::split(io);
+            (ReadSide::Any(read), WriteSide::Any(write))
+        }
+    };
+    let reader = Reader { side: read, buf: prefix, room: ROOM_MIN, eof: false };
+    (reader, Writer { side: write, out: BytesMut::new(), is_tls })
+}
+
+/// Puts the halves of one connection together again. What was read and not used is returned with it.
+pub fn join(reader: Reader, writer: Writer) -> (Io, BytesMut) {
+    let io = match (reader.side, writer.side) {
+        (ReadSide::Tcp(read), WriteSide::Tcp(write)) => {
+            Io::Tcp(read.reunite(write).expect("both halves are of one connection"))
+        }
+        (ReadSide::Any(read), WriteSide::Any(write)) => read.unsplit(write),
+        _ => unreachable!("both halves are of one connection"),
+    };
+    (io, reader.buf)
+}
+
+impl Reader {
+    /// Reads more into [`buf`](Self::buf); 0 at the end of the stream. Safe to cancel.
+    ///
+    /// # Errors
+    /// Those of the connection. A TLS peer that closes without saying so counts as an end.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        if self.eof {
+            return Ok(0);
+        }
+        self.buf.reserve(self.room);
+        let room = self.buf.capacity() - self.buf.len();
+        let result = match &mut self.side {
+            ReadSide::Tcp(side) => side.read_buf(&mut self.buf).await,
+            ReadSide::Any(side) => side.read_buf(&mut self.buf).await,
+        };
+        let read = match result {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            result => result?,
+        };
+        if read == 0 {
+            self.eof = true;
+        } else if read >= room.min(self.room) {
+            self.room = (self.room * 2).min(ROOM_MAX);
+        }
+        Ok(read)
+    }
+
+    /// Gives memory back before a wait of unknown length.
+    pub fn rest(&mut self) {
+        if self.buf.is_empty() {
+            self.buf = BytesMut::new();
+            self.room = ROOM_MIN;
+        }
+    }
+}
+
+impl Writer {
+    /// Returns the buffer that the next flush sends: for what is serialised.
+    pub fn out(&mut self) -> &mut BytesMut {
+        &mut self.out
+    }
+
+    /// Sends bytes, now or with the next flush.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() < WRITE_THROUGH {
+            self.out.extend_from_slice(bytes);
+            if self.out.len() >= GATHER {
+                self.flush().await?;
+            }
+            return Ok(());
+        }
+        let mut rest = bytes;
+        if self.out.is_empty() || self.is_tls {
+            // A TLS session copies what it encrypts anyway.
+            self.send().await?;
+        } else {
+            while !self.out.is_empty() {
+                let slices = [io::IoSlice::new(&self.out), io::IoSlice::new(rest)];
+                let sent = match &mut self.side {
+                    WriteSide::Tcp(side) => side.write_vectored(&slices).await?,
+                    WriteSide::Any(side) => side.write_vectored(&slices).await?,
+                };
+                if sent == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                let of_out = sent.min(self.out.len());
+                self.out.advance(of_out);
+                rest = &rest[sent - of_out..];
+            }
+        }
+        match &mut self.side {
+            WriteSide::Tcp(side) => side.write_all(rest).await,
+            WriteSide::Any(side) => side.write_all(rest).await,
+        }
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        match &mut self.side {
+            WriteSide::Tcp(side) => side.write_all(&self.out).await?,
+            WriteSide::Any(side) => side.write_all(&self.out).await?,
+        }
+        self.out.clear();
+        if self.out.capacity() > GATHER {
+            self.out = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Sends what was gathered.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.send().await?;
+        match &mut self.side {
+            WriteSide::Tcp(_) => Ok(()),
+            WriteSide::Any(side) => side.flush().await,
+        }
+    }
+
+    /// Sends what was gathered and closes this direction.
+    pub async fn shutdown(&mut self) {
+        // The connection ends here; that it already has is no news.
+        let _ = self.send().await;
+        let _ = match &mut self.side {
+            WriteSide::Tcp(side) => side.shutdown().await,
+            WriteSide::Any(side) => side.shutdown().await,
+        };
+    }
+
+    /// Gives memory back before a wait of unknown length.
+    pub fn rest(&mut self) {
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.out = BytesMut::new();
+        }
+    }
+}
+
+/// Copies both directions until both have ended. Returns the first error.
+///
+/// # Errors
+/// Those of the connections.
+pub async fn relay(client: (Reader, Writer), server: (Reader, Writer)) -> io::Result<()> {
+    let (mut client_reader, mut client_writer) = client;
+    let (mut server_reader, mut server_writer) = server;
+    let up = copy(&mut client_reader, &mut server_writer);
+    let down = copy(&mut server_reader, &mut client_writer);
+    tokio::try_join!(up, down)?;
+    Ok(())
+}
+
+async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<()> {
+    loop {
+        let bytes = from.buf.split();
+        to.write(&bytes).await?;
+        to.flush().await?;
+        drop(bytes);
+        if from.fill().await? == 0 {
+            to.shutdown().await;
+            return Ok(());
+        }
+    }
+}
+
+/// Polls a future once and drops it if it is not ready.
+pub(crate) fn poll_now<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// True if nothing is to be read: the peer neither sent something nor closed.
+pub(crate) fn is_quiet(reader: &mut Reader) -> bool {
+    reader.buf.is_empty() && !reader.eof && poll_now(reader.fill()).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> ((Reader, Writer), (Reader, Writer)) {
+        let (a, b) = tokio::io::duplex(1 << 10);
+        (split(Io::Any(Box::new(a)), BytesMut::new()), split(Io::Any(Box::new(b)), BytesMut::new()))
+    }
+
+    #[tokio::test]
+    async fn small_pieces_wait_for_a_flush_and_large_ones_keep_order() {
+        let ((_, mut writer), (mut reader, _other)) = pipe();
+        let large = vec![7; WRITE_THROUGH * 2];
+        let expected = [b"head".as_slice(), &large, b"tail"].concat();
+        let write = async move {
+            writer.write(b"head").await.unwrap();
+            writer.write(&large).await.unwrap();
+            writer.write(b"tail").await.unwrap();
+            writer.flush().await.unwrap();
+            writer.shutdown().await;
+        };
+        let read = async { while reader.fill().await.unwrap() > 0 {} };
+        tokio::join!(write, read);
+        assert_eq!(reader.buf, expected);
+    }
+
+    #[tokio::test]
+    async fn relay_passes_half_closes() {
+        let ((client_end, mut client_out), client) = pipe();
+        let ((mut server_in, mut server_out), server) = pipe();
+        let relayed = tokio::spawn(relay(client, server));
+        client_out.write(b"ping").await.unwrap();
+        client_out.shutdown().await;
+        while server_in.fill().await.unwrap() > 0 {}
+        assert_eq!(server_in.buf, "ping");
+        server_out.write(b"pong").await.unwrap();
+        server_out.shutdown().await;
+        let mut client_end = client_end;
+        while client_end.fill().await.unwrap() > 0 {}
+        assert_eq!(client_end.buf, "pong");
+        relayed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_is_not_quiet() {
+        let ((mut reader, _writer), (_r, mut writer)) = pipe();
+        assert!(is_quiet(&mut reader));
+        writer.shutdown().await;
+        assert!(!is_quiet(&mut reader));
+    }
+}

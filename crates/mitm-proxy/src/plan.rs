@@ -1,0 +1,229 @@
+//! What happens to a body while it arrives: the plan, made when the head hooks have run, and the keeping of
+//! what passes.
+//!
+//! | plan | forwarded | kept |
+//! |---|---|---|
+//! | pass | as it comes | only its length, or all with `store_streamed_bodies` |
+//! | transform | what a function makes of each piece | likewise |
+//! | tee | as it comes | all |
+//! | hold | after its hook | all |
+//!
+//! `message.stream` is an order: it means pass or transform, whoever set it. Without it the addons' needs decide. Event
+//! streams are never held, since their end may never come.
+
+use std::sync::{Arc, Once};
+
+use bytes::Bytes;
+use mitm_codec::http1::Piece;
+use mitm_flow::{
+    Body, ChunkTransform, FlowRef, Headers, Stream,
+    spill::{self, BodyBuilder, Pushed},
+};
+use smallvec::{SmallVec, smallvec};
+use tracing::{error, info};
+
+use crate::{
+    body::Next,
+    error::Failure,
+    exchange::{Context, Incoming},
+    hooks::{Direction, Need},
+    settings::Settings,
+};
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) enum Plan {
+    Pass { head_first: bool, store: bool },
+    Transform { function: Arc<dyn ChunkTransform>, head_first: bool, store: bool },
+    Tee { head_first: bool },
+    Hold,
+}
+
+impl Plan {
+    /// True if hooks that change heads only must run before the head is forwarded.
+    pub(crate) fn head_first(&self) -> bool {
+        match self {
+            Self::Pass { head_first, .. }
+            | Self::Transform { head_first, .. }
+            | Self::Tee { head_first } => *head_first,
+            Self::Hold => false,
+        }
+    }
+}
+
+/// Makes the plan for a body whose head hooks have run. `content_type` is that of a response.
+pub(crate) fn make(
+    ctx: &Context,
+    flow: &FlowRef,
+    direction: Direction,
+    order: Stream,
+    content_type: Option<&[u8]>,
+) -> Plan {
+    let (need, head_first) = ctx.engine.hooks.need(flow, direction);
+    let store = ctx.settings.store_streamed_bodies;
+    match order {
+        Stream::Pass => return Plan::Pass { head_first, store },
+        Stream::Transform(function) => return Plan::Transform { function, head_first, store },
+        Stream::No => {}
+    }
+    match need {
+        Need::Nothing | Need::Head => Plan::Pass { head_first, store: false },
+        Need::Tee => Plan::Tee { head_first },
+        Need::Hold if content_type.is_some_and(is_endless) => {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                info!("Event streams are forwarded as they come and can be read, but not changed.");
+            });
+            Plan::Tee { head_first }
+        }
+        Need::Hold => Plan::Hold,
+    }
+}
+
+/// The plan for a body that turned out to be large while it was held.
+pub(crate) fn pass(settings: &Settings) -> Plan {
+    Plan::Pass { head_first: false, store: settings.store_streamed_bodies }
+}
+
+fn is_endless(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
+    [&b"text/event-stream"[..], b"multipart/x-mixed-replace"]
+        .iter()
+        .any(|endless| kind.eq_ignore_ascii_case(endless))
+}
+
+/// True if a body of this length is to be streamed by `stream_large_bodies`.
+pub(crate) fn is_large(settings: &Settings, known: Option<u64>) -> bool {
+    matches!((settings.stream_large_bodies, known), (Some(limit), Some(len)) if len > limit)
+}
+
+/// What [`collect`] found.
+pub(crate) enum Collected {
+    /// The whole body is in the builder.
+    Whole(Option<Headers>),
+    /// It is longer than `stream_large_bodies`, and not all there.
+    TooLong,
+}
+
+/// Reads a request body into `builder`.
+pub(crate) async fn collect<I: Incoming>(
+    ctx: &Context,
+    incoming: &mut I,
+    builder: &mut BodyBuilder,
+    known: Option<u64>,
+) -> Result<Collected, Failure> {
+    let settings = &ctx.settings;
+    loop {
+        match incoming.next()? {
+            None => incoming.fill().await?,
+            Some(Next::End { trailers, .. }) => return Ok(Collected::Whole(trailers)),
+            Some(Next::Piece(piece)) => {
+                push(builder, &piece).await;
+                if settings.body_size_limit.is_some_and(|limit| builder.len() > limit) {
+                    return Err(Failure::RequestTooLarge);
+                }
+                if known.is_none() && is_large(settings, Some(builder.len())) {
+                    return Ok(Collected::TooLong);
+                }
+            }
+        }
+    }
+}
+
+/// Adds what a piece carries, and waits for the disk if it is behind.
+pub(crate) async fn push(builder: &mut BodyBuilder, piece: &Piece) {
+    for data in &piece.data {
+        push_data(builder, data.clone()).await;
+    }
+}
+
+async fn push_data(builder: &mut BodyBuilder, data: Bytes) {
+    match builder.push(data) {
+        Pushed::Ok => {}
+        Pushed::Full => builder.ready().await,
+        Pushed::Failed => report_storage_failure(),
+    }
+}
+
+/// Tells the log, once, that bodies cannot be stored.
+fn report_storage_failure() {
+    if let Some(text) = spill::take_failure() {
+        error!("{text}");
+    }
+}
+
+/// Keeps what a plan says of a body that is forwarded.
+pub(crate) struct Keeper {
+    builder: Option<BodyBuilder>,
+    function: Option<Arc<dyn ChunkTransform>>,
+    forwarded: u64,
+}
+
+impl Keeper {
+    pub(crate) fn new(plan: Plan, settings: &Settings, known: Option<u64>) -> Self {
+        let (store, function) = match plan {
+            Plan::Pass { store, .. } => (store, None),
+            Plan::Transform { function, store, .. } => (store, Some(function)),
+            Plan::Tee { .. } | Plan::Hold => (true, None),
+        };
+        let builder = store.then(|| BodyBuilder::new(settings.body_memory_limit, known));
+        Self { builder, function, forwarded: 0 }
+    }
+
+    pub(crate) fn is_transform(&self) -> bool {
+        self.function.is_some()
+    }
+
+    /// True if the body is longer than `limit` with this piece.
+    pub(crate) fn exceeds(&self, limit: u64, piece: &Piece) -> bool {
+        self.forwarded + piece.data_len() as u64 > limit
+    }
+
+    /// Keeps a piece that is forwarded as it is.
+    pub(crate) async fn keep(&mut self, piece: &Piece) {
+        self.forwarded += piece.data_len() as u64;
+        if let Some(builder) = &mut self.builder {
+            push(builder, piece).await;
+        }
+    }
+
+    /// Returns what is to be forwarded for `data`, and keeps that.
+    pub(crate) async fn take(&mut self, data: Bytes) -> Result<SmallVec<[Bytes; 1]>, Failure> {
+        let pieces: SmallVec<[Bytes; 1]> = match &self.function {
+            None => smallvec![data],
+            Some(function) => {
+                function.transform(data).await.map_err(Failure::Transform)?.into_iter().collect()
+            }
+        };
+        for piece in &pieces {
+            self.forwarded += piece.len() as u64;
+            if let Some(builder) = &mut self.builder {
+                push_data(builder, piece.clone()).await;
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Returns what a function adds at the end.
+    pub(crate) async fn take_end(&mut self) -> Result<SmallVec<[Bytes; 1]>, Failure> {
+        if self.function.is_some() { self.take(Bytes::new()).await } else { Ok(SmallVec::new()) }
+    }
+
+    /// Returns the body as the flow keeps it.
+    pub(crate) fn finish(&mut self) -> Body {
+        match self.builder.take() {
+            Some(builder) => {
+                if builder.failed() {
+                    report_storage_failure();
+                }
+                builder.finish()
+            }
+            None => Body::counted(self.forwarded),
+        }
+    }
+
+    /// Returns what there is of a body that broke off.
+    pub(crate) fn finish_partial(&mut self) -> Body {
+        self.finish().as_partial()
+    }
+}

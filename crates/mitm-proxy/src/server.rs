@@ -1,0 +1,292 @@
+//! [`Proxy`]: the listeners, and the handle on the engine that the rest of the program holds.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use mitm_flow::Address;
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use crate::{
+    client,
+    engine::Engine,
+    hooks::Hooks,
+    io::Io,
+    mode::Mode,
+    platform,
+    settings::Settings,
+    tls::TlsContext,
+};
+
+/// A listener cannot be started.
+#[derive(Debug, Error)]
+#[error("{description} failed to listen on {address} with {source}")]
+pub struct ListenError {
+    pub description: &'static str,
+    pub address: String,
+    pub source: io::Error,
+    /// A port of its own was given: in the mode's specification or by option.
+    pub has_own_port: bool,
+}
+
+/// Where the modes that do not say so listen.
+#[derive(Clone, Debug, Default)]
+pub struct ListenDefaults {
+    /// Empty: all addresses.
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+/// The proxy. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
+    engine: Arc<Engine>,
+    listeners: Mutex<Vec<Listener>>,
+    /// Permits for client connections, from the limit of open files.
+    permits: Arc<Semaphore>,
+}
+
+struct Listener {
+    mode: Arc<Mode>,
+    addresses: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Makes a proxy that listens nowhere yet.
+    pub fn new(hooks: Arc<dyn Hooks>, settings: Settings) -> Self {
+        let permits = Arc::new(Semaphore::new(platform::client_connections()));
+        Self(Arc::new(Inner {
+            engine: Arc::new(Engine::new(hooks, settings)),
+            listeners: Mutex::default(),
+            permits,
+        }))
+    }
+
+    /// Puts other settings in force: for each connection from its next request on.
+    pub fn configure(&self, settings: Settings) {
+        self.0.engine.set_settings(settings);
+    }
+
+    /// Gives certificates and TLS configurations. Handshakes that came before wait for it.
+    pub fn set_tls(&self, tls: TlsContext) {
+        self.0.engine.set_tls(tls);
+    }
+
+    /// Closes connections that wait to be shared.
+    pub fn clear_pool(&self) {
+        self.0.engine.pool.clear();
+    }
+
+    /// Returns the number of open client connections.
+    pub fn connections(&self) -> usize {
+        self.0.engine.connections()
+    }
+
+    /// Returns the addresses listened on.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.0.engine.listening()
+    }
+
+    /// Listens for exactly these modes: those that are gone are stopped first, unchanged ones go on.
+    ///
+    /// # Errors
+    /// Of each mode that cannot be started; the others are.
+    pub async fn listen(&self, modes: Vec<Mode>, defaults: &ListenDefaults) -> Vec<ListenError> {
+        let (kept, gone): (Vec<_>, Vec<_>) = {
+            let mut listeners = self.0.listeners.lock();
+            listeners.drain(..).partition(|listener| modes.contains(&listener.mode))
+        };
+        for listener in gone {
+            listener.stop().await;
+        }
+        let started: Vec<Arc<Mode>> =
+            kept.iter().map(|listener| Arc::clone(&listener.mode)).collect();
+        *self.0.listeners.lock() = kept;
+        let mut errors = Vec::new();
+        for mode in modes {
+            if started.iter().any(|known| **known == mode) {
+                continue;
+            }
+            match self.start(mode, defaults) {
+                Ok(listener) => self.0.listeners.lock().push(listener),
+                Err(error) => errors.push(error),
+            }
+        }
+        let addresses = {
+            let listeners = self.0.listeners.lock();
+            listeners.iter().flat_map(|listener| listener.addresses.clone()).collect()
+        };
+        self.0.engine.set_listening(addresses);
+        errors
+    }
+
+    fn start(&self, mode: Mode, defaults: &ListenDefaults) -> Result<Listener, ListenError> {
+        let host = mode.host.clone().unwrap_or_else(|| defaults.host.clone());
+        let given = mode.port.or(defaults.port);
+        let port = given.unwrap_or_else(|| mode.default_port());
+        let sockets = bind(&host, port).map_err(|source| {
+            let host = if host.is_empty() { "*" } else { &host };
+            ListenError {
+                description: mode.description(),
+                address: format!("{host}:{port}"),
+                source,
+                has_own_port: given.is_some(),
+            }
+        })?;
+        let addresses: Vec<SocketAddr> =
+            sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let mut shown: Vec<String> =
+            addresses.iter().map(|&address| Address::from(address).to_string()).collect();
+        shown.dedup();
+        info!("{} listening at {}.", mode.description(), shown.join(" and "));
+        let mode = Arc::new(mode);
+        let (stop, stopped) = watch::channel(false);
+        let tasks = sockets
+            .into_iter()
+            .map(|socket| {
+                let accept = accept(
+                    Arc::clone(&self.0.engine),
+                    socket,
+                    Arc::clone(&mode),
+                    Arc::clone(&self.0.permits),
+                    stopped.clone(),
+                );
+                tokio::spawn(accept)
+            })
+            .collect();
+        Ok(Listener { mode, addresses, stop, tasks })
+    }
+
+    /// Stops listening, lets running exchanges finish for `grace` at most, then ends all connections.
+    pub async fn shutdown(&self, grace: Duration) {
+        let listeners = std::mem::take(&mut *self.0.listeners.lock());
+        self.0.engine.set_listening(Vec::new());
+        for listener in &listeners {
+            // Nobody listens if its tasks have ended already.
+            let _ = listener.stop.send(true);
+        }
+        let deadline = Instant::now() + grace;
+        while self.0.engine.exchanges() > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(5)).await;
+        }
+        for listener in listeners {
+            for task in listener.tasks {
+                task.abort();
+                // It was aborted: that is the error.
+                let _ = task.await;
+            }
+        }
+        self.0.engine.pool.clear();
+    }
+}
+
+impl Listener {
+    async fn stop(self) {
+        let shown = self.addresses.first().map(|&address| Address::from(address).to_string());
+        for task in self.tasks {
+            task.abort();
+            // It was aborted: that is the error.
+            let _ = task.await;
+        }
+        info!("{} at {} stopped.", self.mode.description(), shown.unwrap_or_default());
+    }
+}
+
+/// Binds to `host`; to all IPv4 and IPv6 addresses if it is empty.
+fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+    if host.is_empty() {
+        let first = bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+        let port = first.local_addr()?.port();
+        // A machine without IPv6 is served by the first.
+        let second = match bind_one(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            second => second.ok(),
+        };
+        return Ok(std::iter::once(first).chain(second).collect());
+    }
+    let ip = match host.parse() {
+        Ok(ip) => ip,
+        Err(_) => std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?
+            .next()
+            .ok_or(io::ErrorKind::AddrNotAvailable)?
+            .ip(),
+    };
+    Ok(vec![bind_one(SocketAddr::new(ip, port))?])
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for the connections of the last run to time out.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections until told to stop; those it accepted end with it.
+async fn accept(
+    engine: Arc<Engine>,
+    listener: TcpListener,
+    mode: Arc<Mode>,
+    permits: Arc<Semaphore>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut clients = JoinSet::new();
+    let mut warned = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            Some(_) = clients.join_next() => continue,
+            accepted = async {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                listener.accept().await.map(|accepted| (accepted, permit))
+            } => accepted,
+        };
+        match accepted {
+            Ok(((tcp, peer), permit)) => {
+                // Without it packets wait for acknowledgements; a connection that is gone already does not care.
+                let _ = tcp.set_nodelay(true);
+                let local = tcp.local_addr().unwrap_or(peer);
+                let (engine, mode) = (Arc::clone(&engine), Arc::clone(&mode));
+                clients.spawn(async move {
+                    let _permit = permit;
+                    client::serve(engine, Io::Tcp(tcp), mode, peer, local).await;
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, or a connection that was gone before it was accepted. The listener itself is
+                // fine, so it goes on when there is room.
+                if !std::mem::replace(&mut warned, true) {
+                    warn!("Cannot accept connections at the moment: {error}");
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    // Whoever stops us aborts this task, and with it the clients, in its own time.
+    while clients.join_next().await.is_some() {}
+}

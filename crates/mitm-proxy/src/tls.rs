@@ -1,0 +1,394 @@
+//! TLS on both sides: the client's is ended with a certificate made for the occasion, the server's is begun.
+//!
+//! With the eager strategy the server comes first, so that our certificate has the names of its own and speaks
+//! the protocol it chose; what a server showed is remembered for a while ([`Sniffed`]), so that the next client
+//! need not wait for it. If the server's handshake fails, the client's is finished all the same: the first request then
+//! gets an error page that says why.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use mitm_codec::client_hello;
+use mitm_flow::{Cert, Client, Server, Shared, now};
+use mitm_tls::{
+    AlpnChoice, Backend, CertStore, Downstream, HelloFacts, LeafRequest, TlsOptions, Upstream,
+    UpstreamFacts, UpstreamKey, backend_for, choose_alpn, client_facts, describe_bad_hello,
+    describe_client_error, describe_server_error, names_for_leaf, offers_for_server, server_facts,
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::{info, warn};
+
+use crate::{
+    engine::Engine,
+    error::Failure,
+    exchange::Context,
+    hooks::{ClientHelloData, Event, Hook, TlsData},
+    io::{self, Io, Prefixed},
+    upstream::{Destination, ServerConn, Upstreams, client_name},
+};
+
+/// The certificates and configurations of both sides, made from the options.
+pub struct TlsContext {
+    pub store: Arc<CertStore>,
+    pub downstream: Downstream,
+    pub upstream: Upstream,
+    pub client_options: TlsOptions,
+}
+
+/// How TLS with a client began.
+pub(crate) enum Accepted {
+    Established(Io),
+    /// A hook wants the connection to pass; with what was read.
+    Ignored(Io, BytesMut),
+    /// It was logged.
+    Failed,
+}
+
+/// Ends the client's TLS. `read` is what was read from it: at least the beginning of a `ClientHello`.
+pub(crate) async fn accept(
+    ctx: &mut Context,
+    io: Io,
+    read: BytesMut,
+    upstreams: &mut Upstreams,
+) -> Accepted {
+    let engine = Arc::clone(&ctx.engine);
+    let name = client_name(&ctx.client);
+    let (mut reader, writer) = io::split(io, read);
+    let hello = loop {
+        match client_hello::parse(&reader.buf) {
+            Ok(Some(hello)) => break Arc::new(hello),
+            Ok(None) => {}
+            Err(_) => {
+                let text = describe_bad_hello(&reader.buf);
+                warn!(client = %name, "Client TLS handshake failed. {text}");
+                return Accepted::Failed;
+            }
+        }
+        if !matches!(timeout(ctx.settings.handshake_timeout, reader.fill()).await, Ok(Ok(1..))) {
+            info!(client = %name, "Client TLS handshake failed. The client left within its ClientHello.");
+            return Accepted::Failed;
+        }
+    };
+    let sni: Option<Arc<str>> = hello.sni.as_deref().map(Arc::from);
+    ctx.client.update(|client| {
+        client.tls = true;
+        client.tls_facts.sni.clone_from(&sni);
+        client.tls_facts.alpn_offers = hello.alpn.clone().into();
+    });
+    let destination = ctx.tunnel.take().map(|tunnel| Destination {
+        tls: true,
+        sni: sni.clone(),
+        alpn: offers_for_server(&hello.alpn, false).into(),
+        ..tunnel
+    });
+    let server = Shared::new(Server::new(destination.as_ref().map(Destination::address)));
+
+    let mut server_first = ctx.settings.eager;
+    if engine.hooks.wanted().has(Hook::TlsClienthello) {
+        let data = Shared::new(ClientHelloData {
+            client: ctx.client.clone(),
+            server: server.clone(),
+            client_hello: Arc::clone(&hello),
+            ignore_connection: false,
+            establish_server_tls_first: false,
+        });
+        engine.fire(Event::TlsClienthello(data.clone())).await;
+        let (ignore, first) =
+            data.with(|data| (data.ignore_connection, data.establish_server_tls_first));
+        server_first |= first;
+        if ignore {
+            ctx.tunnel = destination.map(|to| Destination::plain(to.host, to.port));
+            let (io, read) = io::join(reader, writer);
+            return Accepted::Ignored(io, read);
+        }
+    }
+
+    let tls = engine.tls().await;
+    let offer = HelloFacts {
+        version: hello.version,
+        cipher_suites: &hello.cipher_suites,
+        compression_methods: &hello.compression_methods,
+        extensions: &hello.extensions,
+    };
+    let key = match backend_for(&offer, &tls.client_options) {
+        Backend::Rustls(key) => key,
+        Backend::Unsupported(reason) => {
+            warn!(client = %name, "Client TLS handshake failed. {reason}");
+            return Accepted::Failed;
+        }
+        _ => {
+            warn!(client = %name, "Client TLS handshake failed. No TLS library can answer this client.");
+            return Accepted::Failed;
+        }
+    };
+    let facts = match &destination {
+        Some(to) if server_first && !engine.is_reserved(&ctx.settings, &to.host) => {
+            sniff(ctx, to, upstreams).await
+        }
+        _ => None,
+    };
+    let local = ctx.client.with(|client| {
+        client.sockname.as_ref().and_then(|address| address.host.parse::<IpAddr>().ok())
+    });
+    let names = names_for_leaf(
+        facts.as_ref().filter(|_| ctx.settings.upstream_cert).map(|facts| &facts.leaf),
+        sni.as_deref(),
+        local,
+        destination.as_ref().map(|to| &*to.host),
+    );
+    let copied = facts.as_ref().filter(|_| ctx.settings.upstream_cert);
+    let request = LeafRequest {
+        names,
+        organization: copied.and_then(|facts| facts.leaf.organization.clone()),
+        crl_url: copied.and_then(|facts| tls.store.crl_url(&facts.leaf)),
+        upstream_chain: match &facts {
+            Some(facts) if ctx.settings.add_upstream_certs => facts.chain.to_vec(),
+            _ => Vec::new(),
+        },
+        key,
+    };
+    let leaf = match tls.store.get_async(request).await {
+        Ok(leaf) => leaf,
+        Err(error) => {
+            warn!(client = %name, "Client TLS handshake failed: {error}");
+            return Accepted::Failed;
+        }
+    };
+    let alpn = choose_alpn(&AlpnChoice {
+        offers: &hello.alpn,
+        secure_web_proxy: destination.is_none(),
+        preset: None,
+        server: facts.as_ref().map(|facts| facts.alpn.as_deref().unwrap_or_default()),
+        http2: false,
+    });
+    let config = tls.downstream.config(&leaf, alpn.as_deref());
+    let data = TlsData { client: ctx.client.clone(), server, on_client: true };
+    engine.fire(Event::TlsStartClient(data.clone())).await;
+    let (io, read) = io::join(reader, writer);
+    let handshake = TlsAcceptor::from(config).accept(Prefixed::new(read.freeze(), io));
+    let result = match timeout(ctx.settings.handshake_timeout, handshake).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    match result {
+        Ok(stream) => {
+            let facts = client_facts(
+                stream.get_ref().1,
+                sni.as_deref(),
+                &hello.alpn,
+                &hello.cipher_suites,
+            );
+            ctx.client.update(|client| {
+                client.tls_facts = facts;
+                client.tls_facts.timestamp_setup = Some(now());
+                client.mitmcert = Some(leaf.cert.clone());
+            });
+            engine.fire(Event::TlsEstablishedClient(data)).await;
+            ctx.tunnel = destination;
+            Accepted::Established(Io::Tls(Box::new(TlsStream::Server(stream))))
+        }
+        Err(error) => {
+            let host = sni.or_else(|| destination.map(|to| to.host)).unwrap_or_default();
+            let failure = describe_client_error(&error, &host);
+            match failure.severity {
+                mitm_tls::Severity::Info => info!(client = %name, "{}", failure.message),
+                _ => warn!(client = %name, "{}", failure.message),
+            }
+            ctx.client.update(|client| client.error = Some(failure.message.into()));
+            engine.fire(Event::TlsFailedClient(data)).await;
+            Accepted::Failed
+        }
+    }
+}
+
+/// Returns what the server's certificate says, asking it if that is not known.
+async fn sniff(
+    ctx: &Context,
+    destination: &Destination,
+    upstreams: &mut Upstreams,
+) -> Option<Arc<ServerFacts>> {
+    let engine = &ctx.engine;
+    if !engine.hooks.servers_are_watched()
+        && let Some(facts) = engine.sniffed.get(destination)
+    {
+        return Some(facts);
+    }
+    let plain = Destination::plain(Arc::clone(&destination.host), destination.port);
+    let conn = match upstreams.take(&plain) {
+        Some(conn) => upgrade(ctx, conn, destination).await,
+        None => {
+            let server = Server::new(Some(destination.address()));
+            upstreams.fresh(destination, server.into()).await
+        }
+    };
+    match conn {
+        Ok(conn) => {
+            let facts = conn.server.with(|server| ServerFacts::of(server));
+            upstreams.put_new(conn);
+            facts.map(Arc::new)
+        }
+        Err(failure) => {
+            upstreams.remember_failure(destination.clone(), failure);
+            None
+        }
+    }
+}
+
+/// Begins TLS on a connection that was opened for it.
+async fn upgrade(
+    ctx: &Context,
+    conn: ServerConn,
+    destination: &Destination,
+) -> Result<ServerConn, Failure> {
+    let ServerConn { server, reader, writer, .. } = conn;
+    server.update(|server| {
+        server.tls = true;
+        server.tls_facts.sni.clone_from(&destination.sni);
+    });
+    let (io, _) = io::join(reader, writer);
+    let io = connect(&ctx.engine, &ctx.client, &server, destination, io).await?;
+    let (reader, writer) = io::split(io, BytesMut::new());
+    let destination = destination.clone();
+    Ok(ServerConn { server, destination, reader, writer, used: false, married: false })
+}
+
+/// Begins TLS with a server. Failures are logged, remembered in the server's cell and told to addons.
+pub(crate) async fn connect(
+    engine: &Engine,
+    client: &Shared<Client>,
+    server: &Shared<Server>,
+    destination: &Destination,
+    io: Io,
+) -> Result<Io, Failure> {
+    let settings = engine.settings();
+    let tls = engine.tls().await;
+    let data = TlsData { client: client.clone(), server: server.clone(), on_client: false };
+    engine.fire(Event::TlsStartServer(data.clone())).await;
+    let (address, via, sni) = server.with(|server| {
+        (server.address.clone(), server.via.clone(), server.tls_facts.sni.clone())
+    });
+    let key = UpstreamKey {
+        via,
+        sni,
+        alpn: destination.alpn.to_vec(),
+        local: settings.connect_addr,
+        ..UpstreamKey::new(address.unwrap_or_else(|| destination.address()))
+    };
+    let host = key.sni.clone().unwrap_or_else(|| Arc::clone(&key.address.host));
+    let result = match tls.upstream.config(&key) {
+        Ok(config) => {
+            let connector = TlsConnector::from(config.config);
+            let handshake = connector.connect(config.server_name, Prefixed::new(Bytes::new(), io));
+            match timeout(settings.handshake_timeout, handshake).await {
+                Ok(result) => result.map_err(|error| describe_server_error(&error, &host)),
+                Err(_) => Err(format!("The TLS handshake with {host} took too long.")),
+            }
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match result {
+        Ok(stream) => {
+            let facts = server_facts(stream.get_ref().1, key.sni.as_deref(), &key.alpn);
+            let known = server.update(|server| {
+                server.tls_facts = facts;
+                server.tls_facts.timestamp_setup = Some(now());
+                ServerFacts::of(server)
+            });
+            if let Some(known) = known {
+                engine.sniffed.put(destination, known);
+            }
+            engine.fire(Event::TlsEstablishedServer(data)).await;
+            Ok(Io::Tls(Box::new(TlsStream::Client(stream))))
+        }
+        Err(text) => {
+            warn!(client = %client_name(client), "Server TLS handshake failed. {text}");
+            engine.sniffed.forget(destination);
+            let text: Arc<str> = text.into();
+            server.update(|server| server.error = Some(Arc::clone(&text)));
+            engine.fire(Event::TlsFailedServer(data)).await;
+            Err(Failure::Connect(text))
+        }
+    }
+}
+
+/// What a server's handshake showed that goes into ours.
+struct ServerFacts {
+    leaf: UpstreamFacts,
+    chain: Arc<[Cert]>,
+    alpn: Option<Bytes>,
+}
+
+impl ServerFacts {
+    fn of(server: &Server) -> Option<Self> {
+        let facts = &server.tls_facts;
+        let leaf = UpstreamFacts::of(facts.certificate_list.first()?);
+        let chain = Arc::clone(&facts.certificate_list);
+        Some(Self { leaf, chain, alpn: facts.alpn.clone() })
+    }
+}
+
+/// How long what a server showed is taken for true.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Of how many servers.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What servers showed lately.
+#[derive(Default)]
+pub(crate) struct Sniffed(Mutex<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    by_destination: HashMap<Destination, (Arc<ServerFacts>, Instant)>,
+    /// Hosts and ports of those.
+    addresses: HashMap<(Arc<str>, u16), Instant>,
+}
+
+impl Sniffed {
+    fn get(&self, destination: &Destination) -> Option<Arc<ServerFacts>> {
+        let memory = self.0.lock();
+        let (facts, since) = memory.by_destination.get(destination)?;
+        (since.elapsed() < REMEMBERED).then(|| Arc::clone(facts))
+    }
+
+    fn put(&self, destination: &Destination, facts: ServerFacts) {
+        let since = Instant::now();
+        let mut memory = self.0.lock();
+        if memory.by_destination.len() >= REMEMBERED_MAX {
+            memory.by_destination.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
+            if memory.by_destination.len() >= REMEMBERED_MAX {
+                memory.by_destination.clear();
+                memory.addresses.clear();
+            }
+        }
+        memory.addresses.insert((Arc::clone(&destination.host), destination.port), since);
+        memory.by_destination.insert(destination.clone(), (Arc::new(facts), since));
+    }
+
+    fn forget(&self, destination: &Destination) {
+        let mut memory = self.0.lock();
+        memory.by_destination.remove(destination);
+        memory.addresses.remove(&(Arc::clone(&destination.host), destination.port));
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.0.lock() = Memory::default();
+    }
+
+    /// True if a server at this address was spoken to lately, so that there is no need to connect before its TLS name
+    /// is known.
+    pub(crate) fn knows_address(&self, engine: &Engine, destination: &Destination) -> bool {
+        if engine.hooks.servers_are_watched() {
+            return false;
+        }
+        let memory = self.0.lock();
+        let key = (Arc::clone(&destination.host), destination.port);
+        memory.addresses.get(&key).is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+}
