@@ -1,0 +1,453 @@
+//! From a [`FlowSnapshot`] to the bytes of a record, in one pass and without a tree of values in between.
+//!
+//! The buffer is filled from its end ([`Back`]), so each function here names the values of its dict from the last in the
+//! file to the first; that gives the order mitmproxy writes.
+
+use mitm_flow::{
+    Address, Cert, Client, FlowSnapshot, Headers, Request, Response, Server, SnapshotData, Via,
+    connection::TlsFacts,
+    dns::{DnsMessage, Question, ResourceRecord},
+    snapshot::WebSocketSnapshot,
+    websocket::StreamMessage,
+};
+
+use crate::{
+    back::Back,
+    pem,
+    record::CURRENT_VERSION,
+    tnetstring::{Problem, put_value},
+};
+
+/// How deep backups may nest: a backup has none of its own.
+const BACKUPS: usize = 1;
+
+/// Prepends a flow.
+///
+/// # Errors
+/// The metadata is nested too deeply.
+pub(crate) fn put_flow(out: &mut Back, flow: &FlowSnapshot) -> Result<(), Problem> {
+    put_state(out, flow, BACKUPS)
+}
+
+fn put_state(out: &mut Back, flow: &FlowSnapshot, backups: usize) -> Result<(), Problem> {
+    let dict = out.open(b'}');
+    out.int(CURRENT_VERSION);
+    out.key("version");
+    out.text(flow.data.kind().as_str());
+    out.key("type");
+    out.text(&flow.id);
+    out.key("id");
+    match &flow.error {
+        None => out.null(),
+        Some(error) => {
+            let dict = out.open(b'}');
+            out.text(&error.msg);
+            out.key("msg");
+            out.float(error.timestamp);
+            out.key("timestamp");
+            out.close(dict);
+        }
+    }
+    out.key("error");
+    put_client(out, &flow.client);
+    out.key("client_conn");
+    put_server(out, &flow.server);
+    out.key("server_conn");
+    out.boolean(flow.intercepted);
+    out.key("intercepted");
+    out.opt_text(flow.is_replay.map(mitm_flow::Replay::as_str));
+    out.key("is_replay");
+    out.text(&flow.marked);
+    out.key("marked");
+    let metadata = out.open(b'}');
+    for (key, value) in flow.metadata.iter().rev() {
+        put_value(out, value, 1)?;
+        put_value(out, key, 1)?;
+    }
+    out.close(metadata);
+    out.key("metadata");
+    out.text(&flow.comment);
+    out.key("comment");
+    out.float(flow.timestamp_created);
+    out.key("timestamp_created");
+    match &flow.backup {
+        Some(backup) if backups > 0 => put_state(out, backup, backups - 1)?,
+        _ => out.null(),
+    }
+    out.key("backup");
+    match &flow.data {
+        SnapshotData::Http { request, response, websocket } => {
+            put_request(out, request);
+            out.key("request");
+            match response {
+                None => out.null(),
+                Some(response) => put_response(out, response),
+            }
+            out.key("response");
+            match websocket {
+                None => out.null(),
+                Some(websocket) => put_websocket(out, websocket),
+            }
+            out.key("websocket");
+        }
+        SnapshotData::Tcp(messages) | SnapshotData::Udp(messages) => {
+            put_messages(out, messages);
+            out.key("messages");
+        }
+        SnapshotData::Dns { request, response } => {
+            put_dns(out, request);
+            out.key("request");
+            match response {
+                None => out.null(),
+                Some(response) => put_dns(out, response),
+            }
+            out.key("response");
+        }
+    }
+    out.close(dict);
+    Ok(())
+}
+
+fn put_client(out: &mut Back, client: &Client) {
+    let dict = out.open(b'}');
+    // These two are never null in a file.
+    put_address(out, client.peername.as_ref().unwrap_or(&Address::new("", 0)));
+    out.key("peername");
+    put_address(out, client.sockname.as_ref().unwrap_or(&Address::new("", 0)));
+    out.key("sockname");
+    out.text(client.id.hyphenated().encode_lower(&mut [0; 36]));
+    out.key("id");
+    out.text(client.transport.as_str());
+    out.key("transport_protocol");
+    out.opt_text(client.error.as_deref());
+    out.key("error");
+    out.boolean(client.tls);
+    out.key("tls");
+    put_tls(out, &client.tls_facts);
+    out.float(client.timestamp_start);
+    out.key("timestamp_start");
+    out.opt_float(client.timestamp_end);
+    out.key("timestamp_end");
+    out.opt_float(client.tls_facts.timestamp_setup);
+    out.key("timestamp_tls_setup");
+    match &client.mitmcert {
+        None => out.null(),
+        Some(cert) => put_certificate(out, cert),
+    }
+    out.key("mitmcert");
+    out.text(&client.proxy_mode);
+    out.key("proxy_mode");
+    out.close(dict);
+}
+
+fn put_server(out: &mut Back, server: &Server) {
+    let dict = out.open(b'}');
+    put_opt_address(out, server.peername.as_ref());
+    out.key("peername");
+    put_opt_address(out, server.sockname.as_ref());
+    out.key("sockname");
+    out.text(server.id.hyphenated().encode_lower(&mut [0; 36]));
+    out.key("id");
+    out.text(server.transport.as_str());
+    out.key("transport_protocol");
+    out.opt_text(server.error.as_deref());
+    out.key("error");
+    out.boolean(server.tls);
+    out.key("tls");
+    put_tls(out, &server.tls_facts);
+    out.opt_float(server.timestamp_start);
+    out.key("timestamp_start");
+    out.opt_float(server.timestamp_end);
+    out.key("timestamp_end");
+    out.opt_float(server.tls_facts.timestamp_setup);
+    out.key("timestamp_tls_setup");
+    match &server.address {
+        None => out.null(),
+        Some(address) => put_host_port(out, address),
+    }
+    out.key("address");
+    out.opt_float(server.timestamp_tcp_setup);
+    out.key("timestamp_tcp_setup");
+    match &server.via {
+        None => out.null(),
+        Some(Via { scheme, address }) => {
+            let list = out.open(b']');
+            put_host_port(out, address);
+            out.text(scheme);
+            out.close(list);
+        }
+    }
+    out.key("via");
+    out.close(dict);
+}
+
+/// The keys from `certificate_list` to `sni`.
+fn put_tls(out: &mut Back, facts: &TlsFacts) {
+    let list = out.open(b']');
+    for cert in facts.certificate_list.iter().rev() {
+        put_certificate(out, cert);
+    }
+    out.close(list);
+    out.key("certificate_list");
+    match &facts.alpn {
+        None => out.null(),
+        Some(alpn) => out.leaf(b',', alpn),
+    }
+    out.key("alpn");
+    let list = out.open(b']');
+    for offer in facts.alpn_offers.iter().rev() {
+        out.leaf(b',', offer);
+    }
+    out.close(list);
+    out.key("alpn_offers");
+    out.opt_text(facts.cipher.as_deref());
+    out.key("cipher");
+    let list = out.open(b']');
+    for cipher in facts.cipher_list.iter().rev() {
+        out.text(cipher);
+    }
+    out.close(list);
+    out.key("cipher_list");
+    out.opt_text(facts.version.map(mitm_flow::TlsVersion::as_str));
+    out.key("tls_version");
+    out.opt_text(facts.sni.as_deref());
+    out.key("sni");
+}
+
+fn put_certificate(out: &mut Back, cert: &Cert) {
+    out.leaf(b',', &pem::encode(cert.der()));
+}
+
+fn put_opt_address(out: &mut Back, address: Option<&Address>) {
+    match address {
+        None => out.null(),
+        Some(address) => put_address(out, address),
+    }
+}
+
+/// The address of a socket: with flow information and scope, if it has them.
+fn put_address(out: &mut Back, address: &Address) {
+    let list = out.open(b']');
+    if let Some((flow, scope)) = address.scope {
+        out.int(scope.into());
+        out.int(flow.into());
+    }
+    out.int(address.port.into());
+    out.text(&address.host);
+    out.close(list);
+}
+
+fn put_host_port(out: &mut Back, address: &Address) {
+    let list = out.open(b']');
+    out.int(address.port.into());
+    out.text(&address.host);
+    out.close(list);
+}
+
+fn put_request(out: &mut Back, request: &Request) {
+    let dict = out.open(b'}');
+    out.leaf(b',', &request.http_version);
+    out.key("http_version");
+    put_headers(out, &request.headers);
+    out.key("headers");
+    out.body(&request.body);
+    out.key("content");
+    put_trailers(out, request.trailers.as_ref());
+    out.key("trailers");
+    out.float(request.timestamp_start);
+    out.key("timestamp_start");
+    out.opt_float(request.timestamp_end);
+    out.key("timestamp_end");
+    out.text(&request.host);
+    out.key("host");
+    out.int(request.port.into());
+    out.key("port");
+    out.leaf(b',', &request.method);
+    out.key("method");
+    out.leaf(b',', &request.scheme);
+    out.key("scheme");
+    out.leaf(b',', &request.authority);
+    out.key("authority");
+    out.leaf(b',', &request.path);
+    out.key("path");
+    out.close(dict);
+}
+
+fn put_response(out: &mut Back, response: &Response) {
+    let dict = out.open(b'}');
+    out.leaf(b',', &response.http_version);
+    out.key("http_version");
+    put_headers(out, &response.headers);
+    out.key("headers");
+    out.body(&response.body);
+    out.key("content");
+    put_trailers(out, response.trailers.as_ref());
+    out.key("trailers");
+    out.float(response.timestamp_start);
+    out.key("timestamp_start");
+    out.opt_float(response.timestamp_end);
+    out.key("timestamp_end");
+    out.int(response.status_code.into());
+    out.key("status_code");
+    out.leaf(b',', &response.reason);
+    out.key("reason");
+    out.close(dict);
+}
+
+fn put_headers(out: &mut Back, headers: &Headers) {
+    let list = out.open(b']');
+    for (name, value) in headers.fields().iter().rev() {
+        let field = out.open(b']');
+        out.leaf(b',', value);
+        out.leaf(b',', name);
+        out.close(field);
+    }
+    out.close(list);
+}
+
+fn put_trailers(out: &mut Back, trailers: Option<&Headers>) {
+    match trailers {
+        None => out.null(),
+        Some(trailers) => put_headers(out, trailers),
+    }
+}
+
+fn put_websocket(out: &mut Back, websocket: &WebSocketSnapshot) {
+    let dict = out.open(b'}');
+    let messages = out.open(b']');
+    for message in websocket.messages.iter().rev() {
+        let list = out.open(b']');
+        out.boolean(message.injected);
+        out.boolean(message.dropped);
+        out.float(message.timestamp);
+        out.content(&message.content);
+        out.boolean(message.from_client);
+        out.int(message.opcode as i64);
+        out.close(list);
+    }
+    out.close(messages);
+    out.key("messages");
+    match websocket.closed_by_client {
+        None => out.null(),
+        Some(by_client) => out.boolean(by_client),
+    }
+    out.key("closed_by_client");
+    match websocket.close_code {
+        None => out.null(),
+        Some(code) => out.int(code),
+    }
+    out.key("close_code");
+    out.opt_text(websocket.close_reason.as_deref());
+    out.key("close_reason");
+    out.opt_float(websocket.timestamp_end);
+    out.key("timestamp_end");
+    out.close(dict);
+}
+
+fn put_messages(out: &mut Back, messages: &[StreamMessage]) {
+    let list = out.open(b']');
+    for message in messages.iter().rev() {
+        let parts = out.open(b']');
+        out.float(message.timestamp);
+        out.content(&message.content);
+        out.boolean(message.from_client);
+        out.close(parts);
+    }
+    out.close(list);
+}
+
+fn put_dns(out: &mut Back, message: &DnsMessage) {
+    let dict = out.open(b'}');
+    out.opt_float(message.timestamp);
+    out.key("timestamp");
+    out.int(message.id.into());
+    out.key("id");
+    out.boolean(message.query);
+    out.key("query");
+    out.int(message.op_code.into());
+    out.key("op_code");
+    out.boolean(message.authoritative_answer);
+    out.key("authoritative_answer");
+    out.boolean(message.truncation);
+    out.key("truncation");
+    out.boolean(message.recursion_desired);
+    out.key("recursion_desired");
+    out.boolean(message.recursion_available);
+    out.key("recursion_available");
+    out.int(message.reserved.into());
+    out.key("reserved");
+    out.int(message.response_code.into());
+    out.key("response_code");
+    let list = out.open(b']');
+    for Question { name, kind, class } in message.questions.iter().rev() {
+        let dict = out.open(b'}');
+        out.text(name);
+        out.key("name");
+        out.int((*kind).into());
+        out.key("type");
+        out.int((*class).into());
+        out.key("class_");
+        out.close(dict);
+    }
+    out.close(list);
+    out.key("questions");
+    for (key, records) in [
+        ("answers", &message.answers),
+        ("authorities", &message.authorities),
+        ("additionals", &message.additionals),
+    ] {
+        let list = out.open(b']');
+        for ResourceRecord { name, kind, class, ttl, data } in records.iter().rev() {
+            let dict = out.open(b'}');
+            out.text(name);
+            out.key("name");
+            out.int((*kind).into());
+            out.key("type");
+            out.int((*class).into());
+            out.key("class_");
+            out.int((*ttl).into());
+            out.key("ttl");
+            out.leaf(b',', data);
+            out.key("data");
+            out.close(dict);
+        }
+        out.close(list);
+        out.key(key);
+    }
+    out.close(dict);
+}
+
+impl Back {
+    #[inline]
+    fn text(&mut self, text: &str) {
+        self.leaf(b';', text.as_bytes());
+    }
+
+    #[inline]
+    fn key(&mut self, key: &'static str) {
+        self.text(key);
+    }
+
+    fn opt_text(&mut self, text: Option<&str>) {
+        match text {
+            None => self.null(),
+            Some(text) => self.text(text),
+        }
+    }
+
+    fn opt_float(&mut self, value: Option<f64>) {
+        match value {
+            None => self.null(),
+            Some(value) => self.float(value),
+        }
+    }
+
+    /// Prepends the content of a message, which is never null.
+    fn content(&mut self, body: &mitm_flow::Body) {
+        if body.is_missing() {
+            self.leaf(b',', b"");
+        } else {
+            self.body(body);
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The shape of a flow in format version 21, as tables, and the two walks over them.
+//!
+//! [`scan`] finds the values of one dict, [`check`] checks a value with everything in it. Both are strict:
+//! a missing or unknown key and a value of another type are errors that name the key. Keys are listed in the
+//! order in which writers leave them in the file, so that each is normally found at the first guess.
+//!
+//! What [`check`] accepts, [`crate::decode`] can decode: a flow is checked when it is read and decoded only
+//! when somebody looks at it. Bodies are skipped by their length.
+
+use crate::{
+    fault::{Fault, What},
+    tnetstring::{self, Items, Problem, STORED, Span},
+};
+
+/// The type of a value.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Text,
+    OptText,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    OptOneOf(&'static [&'static str]),
+    /// Text, or bytes in IDNA.
+    Host,
+    Bytes,
+    OptBytes,
+    /// From 0 up to this.
+    Int(i64),
+    OptAnyInt,
+    Version,
+    Number,
+    OptNumber,
+    Bool,
+    OptBool,
+    Fields,
+    OptFields,
+    ListOfBytes,
+    ListOfText,
+    OptAddress,
+    OptVia,
+    Dict(&'static Schema),
+    OptDict(&'static Schema),
+    ListOf(&'static Schema),
+    WebSocketMessages,
+    StreamMessages,
+    /// A dict with any keys and values.
+    AnyDict,
+    /// Nothing is asked of it: see [`crate::decode`] on backups.
+    Anything,
+}
+
+/// One key of a dict: as it stands in the file, and what its value is.
+pub(crate) struct Field {
+    /// With length and tag.
+    encoded: &'static [u8],
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+}
+
+/// The keys of a dict.
+pub(crate) struct Schema {
+    pub(crate) fields: &'static [Field],
+}
+
+macro_rules! schema {
+    ($schema:ident, $keys:ident, $count:ident, [$($constant:ident $encoded:literal $kind:expr;)*]) => {
+        /// Positions in the table.
+        pub(crate) mod $keys {
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "it only counts")]
+            enum Position { $($constant,)* }
+            $(pub(crate) const $constant: usize = Position::$constant as usize;)*
+        }
+        pub(crate) const $count: usize = [$($encoded,)*].len();
+        pub(crate) static $schema: Schema = Schema {
+            fields: &[$(Field {
+                encoded: $encoded.as_bytes(),
+                name: key_name($encoded),
+                kind: $kind,
+            },)*],
+        };
+    };
+}
+
+/// Returns what is between `LENGTH:` and the tag.
+const fn key_name(encoded: &'static str) -> &'static str {
+    let mut rest = encoded;
+    while let Some((_, after)) = rest.split_at_checked(1) {
+        let at_colon = rest.as_bytes()[0] == b':';
+        rest = after;
+        if at_colon {
+            break;
+        }
+    }
+    match rest.split_at_checked(rest.len().saturating_sub(1)) {
+        Some((name, _)) => name,
+        None => rest,
+    }
+}
+
+pub(crate) const TLS_VERSIONS: &[&str] = &[
+    "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3", "DTLSv0.9", "DTLSv1", "DTLSv1.2", "QUICv1",
+];
+pub(crate) const TRANSPORTS: &[&str] = &["tcp", "udp"];
+pub(crate) const REPLAYS: &[&str] = &["request", "response"];
+
+const PORT: Kind = Kind::Int(0xffff);
+
+schema!(HTTP, top, TOP, [
+    WEBSOCKET "9:websocket;" Kind::OptDict(&WEBSOCKET);
+    RESPONSE "8:response;" Kind::OptDict(&RESPONSE);
+    REQUEST "7:request;" Kind::Dict(&REQUEST);
+    MESSAGES "8:messages;" Kind::StreamMessages;
+    BACKUP "6:backup;" Kind::Anything;
+    TIMESTAMP_CREATED "17:timestamp_created;" Kind::Number;
+    COMMENT "7:comment;" Kind::Text;
+    METADATA "8:metadata;" Kind::AnyDict;
+    MARKED "6:marked;" Kind::Text;
+    IS_REPLAY "9:is_replay;" Kind::OptOneOf(REPLAYS);
+    INTERCEPTED "11:intercepted;" Kind::Bool;
+    SERVER_CONN "11:server_conn;" Kind::Dict(&SERVER);
+    CLIENT_CONN "11:client_conn;" Kind::Dict(&CLIENT);
+    ERROR "5:error;" Kind::OptDict(&ERROR);
+    ID "2:id;" Kind::Text;
+    TYPE "4:type;" Kind::Text;
+    VERSION "7:version;" Kind::Version;
+]);
+
+schema!(CLIENT, client, CLIENT_KEYS, [
+    PROXY_MODE "10:proxy_mode;" Kind::Text;
+    MITMCERT "8:mitmcert;" Kind::OptBytes;
+    TIMESTAMP_TLS_SETUP "19:timestamp_tls_setup;" Kind::OptNumber;
+    TIMESTAMP_END "13:timestamp_end;" Kind::OptNumber;
+    TIMESTAMP_START "15:timestamp_start;" Kind::Number;
+    SNI "3:sni;" Kind::OptText;
+    TLS_VERSION "11:tls_version;" Kind::OptOneOf(TLS_VERSIONS);
+    CIPHER_LIST "11:cipher_list;" Kind::ListOfText;
+    CIPHER "6:cipher;" Kind::OptText;
+    ALPN_OFFERS "11:alpn_offers;" Kind::ListOfBytes;
+    ALPN "4:alpn;" Kind::OptBytes;
+    CERTIFICATE_LIST "16:certificate_list;" Kind::ListOfBytes;
+    TLS "3:tls;" Kind::Bool;
+    ERROR "5:error;" Kind::OptText;
+    TRANSPORT_PROTOCOL "18:transport_protocol;" Kind::OneOf(TRANSPORTS);
+    ID "2:id;" Kind::Text;
+    SOCKNAME "8:sockname;" Kind::OptAddress;
+    PEERNAME "8:peername;" Kind::OptAddress;
+]);
+
+schema!(SERVER, server, SERVER_KEYS, [
+    VIA "3:via;" Kind::OptVia;
+    TIMESTAMP_TCP_SETUP "19:timestamp_tcp_setup;" Kind::OptNumber;
+    ADDRESS "7:address;" Kind::OptAddress;
+    TIMESTAMP_TLS_SETUP "19:timestamp_tls_setup;" Kind::OptNumber;
+    TIMESTAMP_END "13:timestamp_end;" Kind::OptNumber;
+    TIMESTAMP_START "15:timestamp_start;" Kind::OptNumber;
+    SNI "3:sni;" Kind::OptText;
+    TLS_VERSION "11:tls_version;" Kind::OptOneOf(TLS_VERSIONS);
+    CIPHER_LIST "11:cipher_list;" Kind::ListOfText;
+    CIPHER "6:cipher;" Kind::OptText;
+    ALPN_OFFERS "11:alpn_offers;" Kind::ListOfBytes;
+    ALPN "4:alpn;" Kind::OptBytes;
+    CERTIFICATE_LIST "16:certificate_list;" Kind::ListOfBytes;
+    TLS "3:tls;" Kind::Bool;
+    ERROR "5:error;" Kind::OptText;
+    TRANSPORT_PROTOCOL "18:transport_protocol;" Kind::OneOf(TRANSPORTS);
+    ID "2:id;" Kind::Text;
+    SOCKNAME "8:sockname;" Kind::OptAddress;
+    PEERNAME "8:peername;" Kind::OptAddress;
+]);
+
+// mitmproxy asks no type of HTTP messages; a start that is null occurs in files it wrote.
+schema!(REQUEST, request, REQUEST_KEYS, [
+    PATH "4:path;" Kind::Bytes;
+    AUTHORITY "9:authority;" Kind::Bytes;
+    SCHEME "6:scheme;" Kind::Bytes;
+    METHOD "6:method;" Kind::Bytes;
+    PORT "4:port;" PORT;
+    HOST "4:host;" Kind::Host;
+    TIMESTAMP_END "13:timestamp_end;" Kind::OptNumber;
+    TIMESTAMP_START "15:timestamp_start;" Kind::OptNumber;
+    TRAILERS "8:trailers;" Kind::OptFields;
+    CONTENT "7:content;" Kind::OptBytes;
+    HEADERS "7:headers;" Kind::Fields;
+    HTTP_VERSION "12:http_version;" Kind::Bytes;
+]);
+
+schema!(RESPONSE, response, RESPONSE_KEYS, [
+    REASON "6:reason;" Kind::Bytes;
+    STATUS_CODE "11:status_code;" Kind::Int(0xffff);
+    TIMESTAMP_END "13:timestamp_end;" Kind::OptNumber;
+    TIMESTAMP_START "15:timestamp_start;" Kind::OptNumber;
+    TRAILERS "8:trailers;" Kind::OptFields;
+    CONTENT "7:content;" Kind::OptBytes;
+    HEADERS "7:headers;" Kind::Fields;
+    HTTP_VERSION "12:http_version;" Kind::Bytes;
+]);
+
+schema!(WEBSOCKET, websocket, WEBSOCKET_KEYS, [
+    TIMESTAMP_END "13:timestamp_end;" Kind::OptNumber;
+    CLOSE_REASON "12:close_reason;" Kind::OptText;
+    CLOSE_CODE "10:close_code;" Kind::OptAnyInt;
+    CLOSED_BY_CLIENT "16:closed_by_client;" Kind::OptBool;
+    MESSAGES "8:messages;" Kind::WebSocketMessages;
+]);
+
+schema!(ERROR, error, ERROR_KEYS, [
+    TIMESTAMP "9:timestamp;" Kind::Number;
+    MSG "3:msg;" Kind::Text;
+]);
+
+schema!(DNS_MESSAGE, dns, DNS_KEYS, [
+    ADDITIONALS "11:additionals;" Kind::ListOf(&RECORD);
+    AUTHORITIES "11:authorities;" Kind::ListOf(&RECORD);
+    ANSWERS "7:answers;" Kind::ListOf(&RECORD);
+    QUESTIONS "9:questions;" Kind::ListOf(&QUESTION);
+    RESPONSE_CODE "13:response_code;" Kind::Int(0xff);
+    RESERVED "8:reserved;" Kind::Int(0xff);
+    RECURSION_AVAILABLE "19:recursion_available;" Kind::Bool;
+    RECURSION_DESIRED "17:recursion_desired;" Kind::Bool;
+    TRUNCATION "10:truncation;" Kind::Bool;
+    AUTHORITATIVE_ANSWER "20:authoritative_answer;" Kind::Bool;
+    OP_CODE "7:op_code;" Kind::Int(0xff);
+    QUERY "5:query;" Kind::Bool;
+    ID "2:id;" Kind::Int(0xffff);
+    TIMESTAMP "9:timestamp;" Kind::OptNumber;
+]);
+
+schema!(QUESTION, question, QUESTION_KEYS, [
+    CLASS "6:class_;" Kind::Int(0xffff);
+    TYPE "4:type;" Kind::Int(0xffff);
+    NAME "4:name;" Kind::Text;
+]);
+
+schema!(RECORD, record, RECORD_KEYS, [
+    DATA "4:data;" Kind::Bytes;
+    TTL "3:ttl;" Kind::Int(0xffff_ffff);
+    CLASS "6:class_;" Kind::Int(0xffff);
+    TYPE "4:type;" Kind::Int(0xffff);
+    NAME "4:name;" Kind::Text;
+]);
+
+/// Where the values of a dict with `N` keys are.
+pub(crate) type Spans<const N: usize> = [Span; N];
+
+/// Finds the values of the dict `span`, which must be of the type `schema`.
+pub(crate) fn scan<const N: usize>(
+    schema: &'static Schema,
+    buf: &[u8],
+    span: Span,
+) -> Result<Spans<N>, Fault> {
+    let spans = find(schema, buf, span)?;
+    for (field, value) in schema.fields.iter().zip(&spans) {
+        if value.is_absent() {
+            return Err(Fault::new(span, What::Missing(field.name)));
+        }
+    }
+    Ok(spans)
+}
+
+/// Finds those values of a dict that are there.
+pub(crate) fn find<const N: usize>(
+    schema: &'static Schema,
+    buf: &[u8],
+    span: Span,
+) -> Result<Spans<N>, Fault> {
+    let mut spans = [Span::ABSENT; N];
+    walk(schema, buf, span, |index, value| {
+        if let Some(slot) = spans.get_mut(index) {
+            *slot = value;
+        }
+        Ok(())
+    })?;
+    Ok(spans)
+}
+
+/// Calls `found` with the position of each key and its value.
+#[inline]
+fn walk(
+    schema: &'static Schema,
+    buf: &[u8],
+    span: Span,
+    mut found: impl FnMut(usize, Span) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    if span.tag(buf) != b'}' {
+        return Err(Fault::new(span, What::Expected("a dict")));
+    }
+    let inside = buf.get(..span.end as usize).unwrap_or_default();
+    let mut at = span.start as usize;
+    let mut guess = 0;
+    while at < inside.len() {
+        let rest = inside.get(at..).unwrap_or_default();
+        let expected = schema.fields.get(guess);
+        let index = match expected {
+            Some(field) if rest.starts_with(field.encoded) => {
+                at += field.encoded.len();
+                guess
+            }
+            _ => {
+                let key = tnetstring::element(inside, at)?;
+                at = key.next();
+                position(schema, inside, key, guess)?
+            }
+        };
+        let value = tnetstring::element(inside, at)?;
+        at = value.next();
+        guess = index + 1;
+        found(index, value)?;
+    }
+    Ok(())
+}
+
+/// Returns the position of a key that is not the expected one.
+#[cold]
+fn position(schema: &'static Schema, buf: &[u8], key: Span, guess: usize) -> Result<usize, Fault> {
+    let name = key.of(buf);
+    let is = |field: &Field| field.name.as_bytes() == name;
+    let later = schema.fields.get(guess..).and_then(|fields| fields.iter().position(is));
+    let index = later.map(|i| i + guess).or_else(|| schema.fields.iter().position(is));
+    match index {
+        Some(index) if key.tag(buf) == b';' => Ok(index),
+        _ => Err(Fault::new(key, What::unknown(name))),
+    }
+}
+
+/// Checks a value and everything in it. `stored` says whether strings may be left in the file.
+pub(crate) fn check(kind: Kind, buf: &[u8], span: Span, stored: bool) -> Result<(), Fault> {
+    let tag = span.tag(buf);
+    let expected = |what| Err(Fault::new(span, What::Expected(what)));
+    let is_bytes = tag == b',' || (tag == STORED && stored);
+    match kind {
+        Kind::OptText if tag == b'~' => null(buf, span),
+        Kind::Text | Kind::OptText => text(buf, span).map(drop),
+        Kind::OptOneOf(_) if tag == b'~' => null(buf, span),
+        Kind::OneOf(choices) | Kind::OptOneOf(choices) => {
+            let text = text(buf, span)?;
+            if choices.contains(&text) {
+                return Ok(());
+            }
+            Err(Fault::new(span, What::NoChoice { found: text.into(), choices }))
+        }
+        Kind::Host if is_bytes => Ok(()),
+        Kind::Host => text(buf, span).map(drop),
+        Kind::OptBytes if tag == b'~' => null(buf, span),
+        Kind::Bytes | Kind::OptBytes if is_bytes => Ok(()),
+        Kind::Bytes | Kind::OptBytes => expected("bytes"),
+        Kind::Int(max) => int(buf, span, max).map(drop),
+        Kind::OptAnyInt if tag == b'~' => null(buf, span),
+        Kind::OptAnyInt => any_int(buf, span).map(drop),
+        Kind::Version => any_int(buf, span).map(drop),
+        Kind::OptNumber if tag == b'~' => null(buf, span),
+        Kind::Number | Kind::OptNumber => check_number(buf, span),
+        Kind::OptBool if tag == b'~' => null(buf, span),
+        Kind::Bool | Kind::OptBool => boolean(buf, span).map(drop),
+        Kind::OptFields if tag == b'~' => null(buf, span),
+        Kind::Fields | Kind::OptFields => each(buf, span, |field| {
+            let mut items = list(buf, field)?;
+            let (name, value) = (items.next()?, items.next()?);
+            let both = [name, value].into_iter().flatten();
+            let count = both.filter(|s| matches!(s.tag(buf), b',') || s.tag(buf) == STORED && stored);
+            if count.count() == 2 && items.next()?.is_none() {
+                return Ok(());
+            }
+            Err(Fault::new(field, What::Expected("a name and a value, both bytes")))
+        }),
+        Kind::ListOfBytes => each(buf, span, |item| check(Kind::Bytes, buf, item, stored)),
+        Kind::ListOfText => each(buf, span, |item| text(buf, item).map(drop)),
+        Kind::OptAddress if tag == b'~' => null(buf, span),
+        Kind::OptAddress => check_address(buf, span),
+        Kind::OptVia if tag == b'~' => null(buf, span),
+        Kind::OptVia => {
+            let mut items = list(buf, span)?;
+            let (Some(scheme), Some(address), None) = (items.next()?, items.next()?, items.next()?)
+            else {
+                return expected("a scheme and an address");
+            };
+            text(buf, scheme)?;
+            check_address(buf, address)
+        }
+        Kind::OptDict(_) if tag == b'~' => null(buf, span),
+        Kind::Dict(schema) | Kind::OptDict(schema) => check_dict(schema, buf, span, stored),
+        Kind::ListOf(schema) => each(buf, span, |item| check_dict(schema, buf, item, stored)),
+        Kind::WebSocketMessages => each(buf, span, |message| {
+            let parts = WS_MESSAGE;
+            tuple(buf, message, parts, stored)
+        }),
+        Kind::StreamMessages => each(buf, span, |message| tuple(buf, message, MESSAGE, stored)),
+        Kind::AnyDict if tag == b'}' => Ok(tnetstring::check_any(buf, span, stored, 0)?),
+        Kind::AnyDict => expected("a dict"),
+        Kind::Anything => Ok(()),
+    }
+}
+
+/// Opcode, from_client, content, timestamp, dropped, injected. Opcodes are those of RFC 6455.
+const WS_MESSAGE: &[Kind] =
+    &[Kind::Int(10), Kind::Bool, Kind::Bytes, Kind::Number, Kind::Bool, Kind::Bool];
+/// From_client, content, timestamp.
+const MESSAGE: &[Kind] = &[Kind::Bool, Kind::Bytes, Kind::Number];
+
+/// Checks a dict: all keys, no others, the right types.
+pub(crate) fn check_dict(
+    schema: &'static Schema,
+    buf: &[u8],
+    span: Span,
+    stored: bool,
+) -> Result<(), Fault> {
+    let mut seen = 0u32;
+    walk(schema, buf, span, |index, value| {
+        seen |= 1 << index;
+        let Some(field) = schema.fields.get(index) else { return Ok(()) };
+        check(field.kind, buf, value, stored).map_err(|fault| fault.within(field.name))
+    })?;
+    if seen.count_ones() as usize == schema.fields.len() {
+        return Ok(());
+    }
+    let missing = schema.fields.iter().enumerate().find(|(i, _)| seen & (1 << i) == 0);
+    match missing {
+        Some((_, field)) => Err(Fault::new(span, What::Missing(field.name))),
+        None => Ok(()),
+    }
+}
+
+fn tuple(buf: &[u8], span: Span, kinds: &[Kind], stored: bool) -> Result<(), Fault> {
+    let mut items = list(buf, span)?;
+    for kind in kinds {
+        let Some(item) = items.next()? else {
+            return Err(Fault::new(span, What::Expected("a message of more elements")));
+        };
+        check(*kind, buf, item, stored)?;
+    }
+    if items.next()?.is_some() {
+        return Err(Fault::new(span, What::Expected("a message of fewer elements")));
+    }
+    Ok(())
+}
+
+fn each(
+    buf: &[u8],
+    span: Span,
+    mut check: impl FnMut(Span) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut items = list(buf, span)?;
+    while let Some(item) = items.next()? {
+        check(item)?;
+    }
+    Ok(())
+}
+
+/// Returns the elements of a list.
+pub(crate) fn list(buf: &[u8], span: Span) -> Result<Items<'_>, Fault> {
+    if span.tag(buf) == b']' {
+        Ok(Items::new(buf, span))
+    } else {
+        Err(Fault::new(span, What::Expected("a list")))
+    }
+}
+
+fn null(buf: &[u8], span: Span) -> Result<(), Fault> {
+    if span.of(buf).is_empty() { Ok(()) } else { Err(Fault::new(span, Problem::Null.into())) }
+}
+
+pub(crate) fn text(buf: &[u8], span: Span) -> Result<&str, Fault> {
+    if span.tag(buf) != b';' {
+        return Err(Fault::new(span, What::Expected("text")));
+    }
+    std::str::from_utf8(span.of(buf)).map_err(|_| Fault::new(span, Problem::Text.into()))
+}
+
+pub(crate) fn boolean(buf: &[u8], span: Span) -> Result<bool, Fault> {
+    if span.tag(buf) != b'!' {
+        return Err(Fault::new(span, What::Expected("a boolean")));
+    }
+    tnetstring::parse_bool(span.of(buf)).map_err(|problem| Fault::new(span, problem.into()))
+}
+
+pub(crate) fn any_int(buf: &[u8], span: Span) -> Result<i64, Fault> {
+    if span.tag(buf) != b'#' {
+        return Err(Fault::new(span, What::Expected("an integer")));
+    }
+    match tnetstring::parse_int(span.of(buf)) {
+        Ok(Some(value)) => Ok(value),
+        Ok(None) => Err(Fault::new(span, What::Expected("an integer of at most 64 bits"))),
+        Err(problem) => Err(Fault::new(span, problem.into())),
+    }
+}
+
+pub(crate) fn int(buf: &[u8], span: Span, max: i64) -> Result<i64, Fault> {
+    let value = any_int(buf, span)?;
+    if (0..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Fault::new(span, What::Range { found: value, max }))
+    }
+}
+
+/// Reads a timestamp, which Python code may have stored as an integer.
+pub(crate) fn number(buf: &[u8], span: Span) -> Result<f64, Fault> {
+    let payload = span.of(buf);
+    match span.tag(buf) {
+        b'^' => tnetstring::parse_float(payload).map_err(|problem| Fault::new(span, problem.into())),
+        b'#' => {
+            tnetstring::parse_int(payload).map_err(|problem| Fault::new(span, problem.into()))?;
+            // A valid integer is a valid float.
+            tnetstring::parse_float(payload).map_err(|problem| Fault::new(span, problem.into()))
+        }
+        _ => Err(Fault::new(span, What::Expected("a number"))),
+    }
+}
+
+fn check_number(buf: &[u8], span: Span) -> Result<(), Fault> {
+    // Digits, a dot, digits: no need to compute the value.
+    let payload = span.of(buf);
+    let dots = payload.iter().filter(|&&byte| byte == b'.').count();
+    let plain = payload.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    if span.tag(buf) == b'^' && plain && dots == 1 && payload.len() > 1 {
+        return Ok(());
+    }
+    number(buf, span).map(drop)
+}
+
+fn check_address(buf: &[u8], span: Span) -> Result<(), Fault> {
+    let mut items = list(buf, span)?;
+    let (Some(host), Some(port)) = (items.next()?, items.next()?) else {
+        return Err(Fault::new(span, What::Expected("a host and a port")));
+    };
+    check(Kind::Host, buf, host, false)?;
+    int(buf, port, 0xffff)?;
+    for _ in 0..2 {
+        if let Some(number) = items.next()? {
+            int(buf, number, 0xffff_ffff)?;
+        }
+    }
+    if items.next()?.is_some() {
+        return Err(Fault::new(span, What::Expected("at most four elements")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoded_keys_are_right() {
+        for schema in [&HTTP, &CLIENT, &SERVER, &REQUEST, &RESPONSE, &WEBSOCKET, &ERROR] {
+            assert!(schema.fields.len() < 32);
+            for field in schema.fields {
+                let encoded = format!("{}:{};", field.name.len(), field.name);
+                assert_eq!(field.encoded, encoded.as_bytes());
+            }
+        }
+        for schema in [&DNS_MESSAGE, &QUESTION, &RECORD] {
+            for field in schema.fields {
+                assert_eq!(field.encoded.len(), field.name.len() + field.name.len().to_string().len() + 2);
+            }
+        }
+    }
+}
