@@ -1,5 +1,7 @@
 //! Heads and bodies of typical sizes.
 
+#![expect(clippy::unwrap_used, reason = "the inputs are fixed")]
+
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
 use mitm_codec::http1::{

@@ -23,7 +23,8 @@ const OPENSSL_TLS12: &str = "16030100830100007f030309ecfd3f36cc803053beb5882243b
 00d002a0028040305030603080708080809080a080b080408050806040105010601030303010302040205020602";
 
 fn unhex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16).unwrap()).unwrap();
+    hex.as_bytes().as_chunks::<2>().0.iter().map(|[a, b]| digit(*a) << 4 | digit(*b)).collect()
 }
 
 fn of_rustls(name: &'static str, alpn: &[&str]) -> Vec<u8> {

@@ -173,7 +173,9 @@ proptest! {
     #[test]
     fn chunks_are_read_back(pieces in vec(vec(any::<u8>(), 0..300), 0..8), step in 1_usize..600) {
         let mut wire = BytesMut::new();
-        pieces.iter().for_each(|piece| write_chunk(&mut wire, piece));
+        for piece in &pieces {
+            write_chunk(&mut wire, piece);
+        }
         write_last_chunk(&mut wire, None);
         let mut decoder = BodyDecoder::new(Framing::Chunked);
         let (mut buf, mut data, mut received) = (BytesMut::new(), Vec::new(), Vec::new());

@@ -287,7 +287,8 @@ fn check_forwarded(name: &str, raw: &[u8], payload: &str) {
         .iter()
         .sum::<usize>();
     assert!(framing_lines <= 1, "{name}: {headers:?}");
-    assert_eq!(memchr_count(&out, b'\n'), memchr_count(&out, b'\r'), "{name}: {out:?}");
+    let count = |byte| memchr::memchr_iter(byte, &out).count();
+    assert_eq!(count(b'\n'), count(b'\r'), "{name}: {out:?}");
     let framing = request_framing(&head.method, head.version, &headers, false).unwrap();
     let taken = match read_body(framing, false, &mut buf.clone()) {
         Ok((_, rest)) => buf.len() - rest.len(),
@@ -297,10 +298,6 @@ fn check_forwarded(name: &str, raw: &[u8], payload: &str) {
     let again = read_request(&out, false).unwrap();
     assert_eq!(again, (payload.to_owned(), String::new()), "{name}");
     assert!(head_len <= out.len());
-}
-
-fn memchr_count(bytes: &[u8], wanted: u8) -> usize {
-    bytes.iter().filter(|&&b| b == wanted).count()
 }
 
 #[test]
