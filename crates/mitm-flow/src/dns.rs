@@ -1,6 +1,24 @@
-//! DNS messages (RFC 1035) as plain values.
+//! DNS messages (RFC 1035): plain values, their text, and their [wire format](wire).
+//!
+//! Names are text without the dot at the end. Bytes of a label that are not printable ASCII, dots and
+//! backslashes are escaped as in zone files (`\\046`, RFC 1035 §5.1), so that any name survives.
+
+mod names;
+mod wire;
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use bytes::Bytes;
+
+pub use names::{
+    A, AAAA, CNAME, HTTPS, IN, MX, NS, PTR, SOA, SRV, TXT, class_name, op_code_name,
+    response_code_http_status, response_code_name, type_from_name, type_name,
+};
+pub use wire::{DnsError, pack_name, unpack_name};
 
 /// A DNS query or response.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,4 +57,149 @@ pub struct ResourceRecord {
     pub class: u16,
     pub ttl: u32,
     pub data: Bytes,
+}
+
+impl DnsMessage {
+    /// Returns the question if there is exactly one.
+    pub fn question(&self) -> Option<&Question> {
+        match self.questions.as_slice() {
+            [question] => Some(question),
+            _ => None,
+        }
+    }
+
+    /// Returns all records in order.
+    pub fn records(&self) -> impl Iterator<Item = &ResourceRecord> {
+        self.answers.iter().chain(&self.authorities).chain(&self.additionals)
+    }
+
+    /// Returns the sum of the lengths of the records' data.
+    pub fn size(&self) -> usize {
+        self.records().map(|record| record.data.len()).sum()
+    }
+
+    /// Returns a response to this query with an error code; `None` for code 0, which is none.
+    pub fn fail(&self, response_code: u8) -> Option<Self> {
+        (response_code != 0).then(|| Self { response_code, ..self.respond(Vec::new()) })
+    }
+
+    /// Returns a response to this query with these answers.
+    #[must_use]
+    pub fn succeed(&self, answers: Vec<ResourceRecord>) -> Self {
+        self.respond(answers)
+    }
+
+    fn respond(&self, answers: Vec<ResourceRecord>) -> Self {
+        Self {
+            id: self.id,
+            query: false,
+            op_code: self.op_code,
+            recursion_desired: self.recursion_desired,
+            recursion_available: true,
+            questions: self.questions.clone(),
+            answers,
+            timestamp: Some(crate::now()),
+            ..Self::default()
+        }
+    }
+}
+
+/// The names of the questions and the data of the records, joined by CRLF: what filters search.
+impl fmt::Display for DnsMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.questions.iter().map(|question| Cow::from(&*question.name));
+        for (i, text) in names.chain(self.records().map(ResourceRecord::text)).enumerate() {
+            if i > 0 {
+                f.write_str("\r\n")?;
+            }
+            f.write_str(&text)?;
+        }
+        Ok(())
+    }
+}
+
+impl ResourceRecord {
+    /// Returns the data as people read it: addresses, names, text, else hexadecimal digits.
+    pub fn text(&self) -> Cow<'_, str> {
+        let readable = match self.kind {
+            A => <[u8; 4]>::try_from(&*self.data)
+                .ok()
+                .map(|ip| Ipv4Addr::from(ip).to_string().into()),
+            AAAA => <[u8; 16]>::try_from(&*self.data)
+                .ok()
+                .map(|ip| Ipv6Addr::from(ip).to_string().into()),
+            NS | CNAME | PTR => unpack_name(&self.data).map(Cow::from),
+            TXT => txt_text(&self.data),
+            _ => return hex(&self.data).into(),
+        };
+        readable.unwrap_or_else(|| {
+            format!("{} (invalid {} data)", hex(&self.data), type_name(self.kind)).into()
+        })
+    }
+}
+
+/// Joins the strings of TXT data. Data that is not made of them is taken for text as it is.
+fn txt_text(data: &[u8]) -> Option<Cow<'_, str>> {
+    let strings = || {
+        let mut out = Vec::with_capacity(data.len());
+        let mut rest = data;
+        while let Some((&len, behind)) = rest.split_first() {
+            let (string, behind) = behind.split_at_checked(len.into())?;
+            out.extend_from_slice(string);
+            rest = behind;
+        }
+        String::from_utf8(out).ok()
+    };
+    strings().map(Cow::from).or_else(|| std::str::from_utf8(data).ok().map(Cow::from))
+}
+
+fn hex(data: &[u8]) -> String {
+    let mut out = String::with_capacity(data.len() * 2 + 2);
+    out.push_str("0x");
+    for byte in data {
+        write!(out, "{byte:02x}").expect("writing to a string succeeds");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u16, data: &'static [u8]) -> ResourceRecord {
+        ResourceRecord { kind, data: data.into(), ..ResourceRecord::default() }
+    }
+
+    #[test]
+    fn data_is_readable() {
+        for (kind, data, text) in [
+            (A, &b"\x01\x02\x03\x04"[..], "1.2.3.4"),
+            (A, b"abc", "0x616263 (invalid A data)"),
+            (AAAA, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01", "::1"),
+            (NS, b"\x03foo\x03bar\0", "foo.bar"),
+            (CNAME, b"\xc0\x0c", "0xc00c (invalid CNAME data)"),
+            (PTR, b"\0", ""),
+            (TXT, b"\x02ab\x01c", "abc"),
+            (TXT, b"hello", "hello"),
+            (TXT, b"\xff\xfe", "0xfffe (invalid TXT data)"),
+            (MX, b"\0\x0a\0", "0x000a00"),
+        ] {
+            assert_eq!(record(kind, data).text(), text);
+        }
+    }
+
+    #[test]
+    fn text_form_is_joined_by_crlf() {
+        let query = DnsMessage {
+            questions: vec![Question { name: "dns.google".into(), kind: A, class: IN }],
+            ..DnsMessage::default()
+        };
+        let answers = vec![record(A, b"\x08\x08\x08\x08"), record(TXT, b"\x01x")];
+        let response = query.succeed(answers);
+        assert_eq!(response.to_string(), "dns.google\r\n8.8.8.8\r\nx");
+        assert_eq!(response.question(), query.questions.first());
+        assert_eq!(response.size(), 6);
+        assert!(query.fail(0).is_none());
+        assert_eq!(query.fail(3).unwrap().response_code, 3);
+    }
 }
