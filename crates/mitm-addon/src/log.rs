@@ -58,7 +58,14 @@ pub struct LogEntry {
     pub timestamp: f64,
 }
 
-type Sink = Arc<dyn Fn(&LogEntry) + Send + Sync>;
+type Call = Arc<dyn Fn(&LogEntry) + Send + Sync>;
+
+#[derive(Clone)]
+struct Sink {
+    call: Call,
+    /// What it wants to see, if it says so.
+    level: Option<Arc<AtomicU8>>,
+}
 
 /// Collects entries and passes them to the sinks. Clones share the sinks.
 #[derive(Clone)]
@@ -66,33 +73,81 @@ pub struct EventLog(Arc<Inner>);
 
 struct Inner {
     sinks: ArcSwap<Vec<Sink>>,
-    /// The lowest level that a sink wants.
+    /// What [`EventLog::set_minimum`] asked for, or [`UNSET`].
+    asked: AtomicU8,
+    /// The lowest level that somebody wants.
     minimum: AtomicU8,
 }
+
+const UNSET: u8 = u8::MAX;
 
 impl Default for EventLog {
     fn default() -> Self {
         Self(Arc::new(Inner {
             sinks: ArcSwap::from_pointee(Vec::new()),
+            asked: AtomicU8::new(UNSET),
             minimum: AtomicU8::new(Level::Info as u8),
         }))
+    }
+}
+
+/// The level from which on a sink sees entries, see [`EventLog::subscribe_from`].
+#[must_use]
+pub struct Threshold {
+    log: EventLog,
+    level: Arc<AtomicU8>,
+}
+
+impl Threshold {
+    pub fn set(&self, level: Level) {
+        self.level.store(level as u8, Ordering::Relaxed);
+        self.log.find_minimum();
     }
 }
 
 impl EventLog {
     /// Calls `sink` for each entry from now on.
     pub fn subscribe(&self, sink: impl Fn(&LogEntry) + Send + Sync + 'static) {
-        let sink: Sink = Arc::new(sink);
+        self.push(Sink { call: Arc::new(sink), level: None });
+    }
+
+    /// Calls `sink` for each entry of at least `level` from now on. Entries that no sink wants are not made.
+    pub fn subscribe_from(
+        &self,
+        level: Level,
+        sink: impl Fn(&LogEntry) + Send + Sync + 'static,
+    ) -> Threshold {
+        let level = Arc::new(AtomicU8::new(level as u8));
+        self.push(Sink { call: Arc::new(sink), level: Some(level.clone()) });
+        self.find_minimum();
+        Threshold { log: self.clone(), level }
+    }
+
+    fn push(&self, sink: Sink) {
         self.0.sinks.rcu(|sinks| {
             let mut sinks = Vec::clone(sinks);
-            sinks.push(Arc::clone(&sink));
+            sinks.push(sink.clone());
             sinks
         });
     }
 
-    /// Leaves out entries below `level` before they are made.
+    /// Leaves out entries below `level` before they are made, unless a sink asked for them.
     pub fn set_minimum(&self, level: Level) {
-        self.0.minimum.store(level as u8, Ordering::Relaxed);
+        self.0.asked.store(level as u8, Ordering::Relaxed);
+        self.find_minimum();
+    }
+
+    fn find_minimum(&self) {
+        let sinks = self.0.sinks.load();
+        let wanted = sinks.iter().filter_map(|sink| sink.level.as_ref());
+        let minimum = wanted
+            .map(|level| level.load(Ordering::Relaxed))
+            .fold(self.0.asked.load(Ordering::Relaxed), u8::min);
+        let minimum = if minimum == UNSET { Level::Info as u8 } else { minimum };
+        if self.0.minimum.swap(minimum, Ordering::Relaxed) != minimum {
+            // What was asked about an event before is remembered beside it.
+            tracing::callsite::rebuild_interest_cache();
+        }
     }
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
@@ -111,7 +166,10 @@ impl EventLog {
     /// Passes an entry to the sinks.
     pub fn add(&self, entry: &LogEntry) {
         for sink in self.0.sinks.load().iter() {
-            sink(entry);
+            let from = sink.level.as_ref().map_or(0, |level| level.load(Ordering::Relaxed));
+            if entry.level as u8 >= from {
+                (sink.call)(entry);
+            }
         }
     }
 }
@@ -199,5 +257,26 @@ mod tests {
         assert_eq!(seen[0].client.as_deref(), Some("1.2.3.4:5"));
         assert_eq!((seen[0].level, seen[0].msg.as_str()), (Level::Info, "client connect"));
         assert_eq!((seen[1].level, seen[1].msg.as_str()), (Level::Alert, "saved 3 flows"));
+    }
+
+    #[test]
+    fn each_sink_has_its_own_threshold() {
+        let log = EventLog::default();
+        let (fine, coarse) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+        let count = |counter: &Arc<Mutex<i32>>| {
+            let counter = Arc::clone(counter);
+            move |_: &LogEntry| *counter.lock() += 1
+        };
+        let threshold = log.subscribe_from(Level::Warn, count(&fine));
+        let _errors = log.subscribe_from(Level::Error, count(&coarse));
+        let subscriber = tracing_subscriber::registry().with(log);
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..2 {
+                tracing::debug!("fine");
+                tracing::error!("coarse");
+                threshold.set(Level::Debug);
+            }
+        });
+        assert_eq!((*fine.lock(), *coarse.lock()), (3, 2));
     }
 }

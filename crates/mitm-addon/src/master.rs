@@ -141,11 +141,7 @@ impl Master {
         }
     }
 
-    fn configure(
-        &self,
-        options: &Options,
-        updated: &BTreeSet<String>,
-    ) -> Result<(), OptionsError> {
+    fn configure(&self, options: &Options, updated: &BTreeSet<String>) -> Result<(), OptionsError> {
         for addon in self.0.manager.addons() {
             addon.configure(options, updated)?;
         }
@@ -188,11 +184,7 @@ impl Master {
     /// Starts and stops listeners as the options say. What cannot be started is logged.
     pub async fn listen(&self) {
         let options = &self.0.options;
-        let modes = if options.get(&opts::SERVER) {
-            options.get(&opts::MODE)
-        } else {
-            Vec::new()
-        };
+        let modes = if options.get(&opts::SERVER) { options.get(&opts::MODE) } else { Vec::new() };
         let modes: Vec<Mode> = modes.iter().filter_map(|spec| Mode::parse(spec).ok()).collect();
         let defaults = ListenDefaults {
             host: options.get(&opts::LISTEN_HOST),
@@ -268,6 +260,11 @@ impl Master {
     pub fn shutdown_with(&self, code: i32) {
         self.0.exit_code.store(code, Ordering::Release);
         self.shutdown();
+    }
+
+    /// Sets the exit code of the run, without ending it.
+    pub fn set_exit_code(&self, code: i32) {
+        self.0.exit_code.store(code, Ordering::Release);
     }
 
     /// Reports something users asked for, such as the end of a command.
