@@ -70,10 +70,10 @@ fn rustls_key(
     if !hello.compression_methods.contains(&0) {
         return Err("the client insists on compression".into());
     }
+    let tls13 = tls13(hello, &offers, options, profile)?;
     let Some(schemes) = &offers.signature_schemes else {
         return Err("the client names no signature algorithms".into());
     };
-    let tls13 = tls13(hello, &offers, options, profile)?;
     if tls13 {
         if hello.compression_methods.len() != 1 {
             return Err("the client offers compression with TLS 1.3".into());

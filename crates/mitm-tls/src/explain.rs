@@ -92,6 +92,8 @@ pub fn describe_client_tls_error(error: &Error, host: &str) -> ClientFailure {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            // What clients from before TLS 1.2 do not send; rustls looks for it first.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::Tls13RequiredForQuic,
         ) => {
             "Client TLS handshake failed. The client and the proxy have no TLS version in common. \

@@ -311,8 +311,13 @@ fn reason(
             };
             format!("{kind} mismatch, certificate is not valid for '{}'", server_name.to_str())
         }
-        // webpki says `Other` where the certificate of an authority is shown as a server's.
-        CertificateError::UnknownIssuer | CertificateError::Other(_) if is_self_signed(cert) => {
+        // webpki says `Other` where the certificate of an authority is shown as a server's, and finds
+        // the signature bad where a trusted certificate has the same name.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::Other(_)
+            if is_self_signed(cert) =>
+        {
             "self-signed certificate".into()
         }
         CertificateError::UnknownIssuer => {

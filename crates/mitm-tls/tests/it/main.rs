@@ -1,1 +1,13 @@
+//! Tests of `mitm-tls` from outside: rustls against rustls in memory, and the real OpenSSL.
+//!
+//! What needs another program is skipped with a printed reason where it is missing, and fails where
+//! `MITM_REQUIRE_EXTERNAL=1` is set.
 
+mod backend;
+mod downstream;
+mod keylog;
+mod openssl;
+mod peer;
+mod store;
+mod support;
+mod upstream;
