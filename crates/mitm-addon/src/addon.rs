@@ -7,8 +7,8 @@ use mitm_options::{Options, OptionsError};
 use mitm_proxy::{
     for_each_hook,
     hooks::{
-        ClientHelloData, Direction, Event, HookSet, Need, NextLayerData, ServerData, Socks5AuthData,
-        TlsData,
+        ClientHelloData, Direction, Event, HookSet, Need, NextLayerData, ServerData,
+        Socks5AuthData, TlsData,
     },
 };
 use thiserror::Error;

@@ -12,7 +12,10 @@ use crate::io::{Reader, Writer};
 pub(crate) enum Next {
     Piece(Piece),
     /// The end: of a chunked body as received, and the trailers.
-    End { wire: Bytes, trailers: Option<Headers> },
+    End {
+        wire: Bytes,
+        trailers: Option<Headers>,
+    },
 }
 
 /// Takes a body out of a reader's buffer.

@@ -93,7 +93,12 @@ impl Failure {
 }
 
 /// Appends a complete error answer: head and page. The connection is closed after it.
-pub(crate) fn write_error_page(out: &mut BytesMut, status_code: u16, message: &str, head_only: bool) {
+pub(crate) fn write_error_page(
+    out: &mut BytesMut,
+    status_code: u16,
+    message: &str,
+    head_only: bool,
+) {
     let reason = status::reason(status_code).unwrap_or("");
     let mut text = String::with_capacity(message.len());
     for c in message.chars() {

@@ -56,8 +56,10 @@ pub(crate) trait Incoming: Send {
 /// The place a response goes to.
 pub(crate) trait Outgoing: Send {
     /// Sends a 1xx response.
-    fn informational(&mut self, head: &ResponseHead)
-    -> impl Future<Output = Result<(), Failure>> + Send;
+    fn informational(
+        &mut self,
+        head: &ResponseHead,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Takes the head of the response, to be sent with what follows.
     fn head(&mut self, response: &Response, body: BodyWriter);
@@ -356,7 +358,8 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 Source::Live { .. } => return self.transact(conn, source).await,
             };
             // A server may close an idle connection just when it is used again.
-            let result = self.transact(conn, std::mem::replace(&mut source, Source::nothing())).await;
+            let result =
+                self.transact(conn, std::mem::replace(&mut source, Source::nothing())).await;
             match result {
                 Err(Failure::ServerClosed)
                     if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) =>
@@ -373,7 +376,8 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
     /// Sends the request and receives the response, both at once.
     async fn transact(&mut self, mut conn: ServerConn, source: Source) -> Result<After, Failure> {
         let (head, body_writer) = self.commit_request(&source);
-        let is_married = self.request.with(|request| is_connection_auth(&request.headers, "authorization"));
+        let is_married =
+            self.request.with(|request| is_connection_auth(&request.headers, "authorization"));
         conn.married |= is_married;
         let Self { ctx, flow, request, incoming, outgoing, progress, .. } = self;
         let result = {

@@ -153,7 +153,12 @@ mod tests {
 
     fn response(headers: &[(&'static str, &'static str)]) -> Response {
         let headers = headers.iter().copied().collect();
-        Response { http_version: "HTTP/1.1".into(), status_code: 200, headers, ..Response::default() }
+        Response {
+            http_version: "HTTP/1.1".into(),
+            status_code: 200,
+            headers,
+            ..Response::default()
+        }
     }
 
     const GET: Recipient<'static> = Recipient { method: b"GET", version: b"HTTP/1.1" };

@@ -171,10 +171,7 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
     match &head.form {
         Target::Absolute { scheme, authority, host, port, path } => {
             if !matches!(&scheme[..], b"http" | b"https") {
-                return Err(format!(
-                    "Invalid request scheme: {}",
-                    String::from_utf8_lossy(scheme)
-                ));
+                return Err(format!("Invalid request scheme: {}", String::from_utf8_lossy(scheme)));
             }
             request.path = path.clone();
             request.scheme = scheme.clone();
@@ -318,8 +315,12 @@ async fn connect(
         timestamp_end: Some(now()),
         ..Request::default()
     };
-    let framing =
-        http1::request_framing(&head.method, head.version, &head.headers, ctx.settings.rules.validate);
+    let framing = http1::request_framing(
+        &head.method,
+        head.version,
+        &head.headers,
+        ctx.settings.rules.validate,
+    );
     if let Err(error) = framing {
         refuse(ctx, writer, &Failure::request_framing(&error).to_string()).await;
         return Connect::Closed;
@@ -366,7 +367,11 @@ async fn connect(
                 engine.fire(Event::HttpConnectError(flow.clone())).await;
                 write_response(writer, response, text.as_bytes());
                 flow.set_live(false);
-                return if writer.flush().await.is_ok() { Connect::Refused } else { Connect::Closed };
+                return if writer.flush().await.is_ok() {
+                    Connect::Refused
+                } else {
+                    Connect::Closed
+                };
             }
         }
     }

@@ -20,13 +20,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    client,
-    engine::Engine,
-    hooks::Hooks,
-    io::Io,
-    mode::Mode,
-    platform,
-    settings::Settings,
+    client, engine::Engine, hooks::Hooks, io::Io, mode::Mode, platform, settings::Settings,
     tls::TlsContext,
 };
 
@@ -231,8 +225,7 @@ fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

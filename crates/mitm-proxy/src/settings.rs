@@ -2,7 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use mitm_codec::http1::Rules;
+use mitm_codec::http1::{Limits, Rules};
+use mitm_options::{Opt, Options, OptionsError, core as opts};
 
 /// A snapshot of the options. Connections take the one in force when they begin; an exchange too.
 #[derive(Clone, Debug)]
@@ -56,4 +57,66 @@ impl Default for Settings {
             websocket: true,
         }
     }
+}
+
+impl Settings {
+    /// Reads the options.
+    ///
+    /// # Errors
+    /// A value is not valid: names the option and what is.
+    pub fn from_options(options: &Options) -> Result<Self, OptionsError> {
+        let default = Self::default();
+        let connect_addr = options.get(&opts::CONNECT_ADDR).filter(|text| !text.is_empty());
+        let connect_addr = connect_addr
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    OptionsError::invalid(format!(
+                        "Invalid value for connect_addr: '{text}'. Specify a valid IP address."
+                    ))
+                })
+            })
+            .transpose()?;
+        Ok(Self {
+            eager: options.get(&opts::CONNECTION_STRATEGY) == "eager",
+            body_size_limit: limit(options, &opts::BODY_SIZE_LIMIT)?,
+            stream_large_bodies: limit(options, &opts::STREAM_LARGE_BODIES)?,
+            store_streamed_bodies: options.get(&opts::STORE_STREAMED_BODIES),
+            rules: Rules {
+                limits: Limits {
+                    head_bytes: size(options, &opts::HEAD_SIZE_LIMIT)?,
+                    header_count: usize::try_from(options.get(&opts::MAX_HEADER_COUNT))
+                        .map_err(|_| negative("max_header_count"))?,
+                },
+                validate: options.get(&opts::VALIDATE_INBOUND_HEADERS),
+            },
+            body_memory_limit: size(options, &opts::BODY_MEMORY_LIMIT)?,
+            idle_timeout: seconds(options, &opts::TCP_TIMEOUT)?,
+            connect_timeout: seconds(options, &opts::CONNECT_TIMEOUT)?,
+            handshake_timeout: seconds(options, &opts::HANDSHAKE_TIMEOUT)?,
+            connect_addr,
+            upstream_cert: options.get(&opts::UPSTREAM_CERT),
+            add_upstream_certs: options.get(&opts::ADD_UPSTREAM_CERTS_TO_CLIENT_CHAIN),
+            rawtcp: options.get(&opts::RAWTCP),
+            websocket: options.get(&opts::WEBSOCKET),
+            ..default
+        })
+    }
+}
+
+fn limit(options: &Options, option: &Opt<Option<String>>) -> Result<Option<u64>, OptionsError> {
+    let size = options.size(option)?;
+    size.map(|size| u64::try_from(size).map_err(|_| negative(option.name()))).transpose()
+}
+
+fn size(options: &Options, option: &Opt<String>) -> Result<usize, OptionsError> {
+    usize::try_from(options.required_size(option)?).map_err(|_| negative(option.name()))
+}
+
+fn seconds(options: &Options, option: &Opt<i64>) -> Result<Duration, OptionsError> {
+    let seconds = options.get(option);
+    u64::try_from(seconds).map(Duration::from_secs).map_err(|_| negative(option.name()))
+}
+
+fn negative(name: &str) -> OptionsError {
+    OptionsError::invalid(format!("Invalid value for {name}: it must not be negative."))
 }

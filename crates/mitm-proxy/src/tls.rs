@@ -179,12 +179,8 @@ pub(crate) async fn accept(
     };
     match result {
         Ok(stream) => {
-            let facts = client_facts(
-                stream.get_ref().1,
-                sni.as_deref(),
-                &hello.alpn,
-                &hello.cipher_suites,
-            );
+            let facts =
+                client_facts(stream.get_ref().1, sni.as_deref(), &hello.alpn, &hello.cipher_suites);
             ctx.client.update(|client| {
                 client.tls_facts = facts;
                 client.tls_facts.timestamp_setup = Some(now());
@@ -271,9 +267,8 @@ pub(crate) async fn connect(
     let tls = engine.tls().await;
     let data = TlsData { client: client.clone(), server: server.clone(), on_client: false };
     engine.fire(Event::TlsStartServer(data.clone())).await;
-    let (address, via, sni) = server.with(|server| {
-        (server.address.clone(), server.via.clone(), server.tls_facts.sni.clone())
-    });
+    let (address, via, sni) = server
+        .with(|server| (server.address.clone(), server.via.clone(), server.tls_facts.sni.clone()));
     let key = UpstreamKey {
         via,
         sni,

@@ -1,0 +1,141 @@
+//! A proxy with hooks under the test's control.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use mitm_flow::FlowRef;
+use mitm_proxy::{
+    Event, Hook, HookSet, Hooks, ListenDefaults, Mode, Proxy, Settings, TlsContext,
+    hooks::{Direction, HookFuture, Need, Stage},
+};
+use mitm_testkit::{RawClient, wait::until};
+use mitm_tls::{
+    CertStore, CertificateAuthority, Downstream, Side, TlsOptions, Upstream, Verification,
+};
+use parking_lot::Mutex;
+
+type React = dyn Fn(&Event) + Send + Sync;
+
+/// Notes every hook, reacts as the test says, and states the needs the test wants.
+pub(crate) struct Recorder {
+    names: Mutex<Vec<String>>,
+    flows: Mutex<Vec<FlowRef>>,
+    react: Box<React>,
+    need: Need,
+    wanted: HookSet,
+}
+
+impl Hooks for Recorder {
+    fn wanted(&self) -> HookSet {
+        self.wanted
+    }
+
+    fn fire(&self, event: Event, stage: Stage) -> Option<HookFuture<'_>> {
+        // Nobody here changes heads only.
+        if stage == Stage::Head {
+            return None;
+        }
+        self.names.lock().push(event.hook().name().to_owned());
+        if let Event::Requestheaders(flow) | Event::HttpConnect(flow) = &event {
+            self.flows.lock().push(flow.clone());
+        }
+        (self.react)(&event);
+        None
+    }
+
+    fn need(&self, _: &FlowRef, _: Direction) -> (Need, bool) {
+        (self.need, false)
+    }
+
+    fn servers_are_watched(&self) -> bool {
+        false
+    }
+}
+
+pub(crate) struct Proxied {
+    pub(crate) proxy: Proxy,
+    pub(crate) address: SocketAddr,
+    recorder: Arc<Recorder>,
+}
+
+/// What a test sets up.
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    pub(crate) need: Need,
+    pub(crate) wanted: HookSet,
+    pub(crate) react: Box<React>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            need: Need::Nothing,
+            wanted: HookSet::ALL,
+            react: Box::new(|_| ()),
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn needing(need: Need) -> Self {
+        Self { need, ..Self::default() }
+    }
+
+    pub(crate) fn reacting(react: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self { react: Box::new(react), ..Self::default() }
+    }
+
+    pub(crate) async fn start(self) -> Proxied {
+        let recorder = Arc::new(Recorder {
+            names: Mutex::default(),
+            flows: Mutex::default(),
+            react: self.react,
+            need: self.need,
+            wanted: self.wanted,
+        });
+        let proxy = Proxy::new(recorder.clone(), self.settings);
+        let mode = Mode::parse("regular@127.0.0.1:0").unwrap();
+        let errors = proxy.listen(vec![mode], &ListenDefaults::default()).await;
+        assert!(errors.is_empty(), "{errors:?}");
+        let address = proxy.listening()[0];
+        Proxied { proxy, address, recorder }
+    }
+}
+
+impl Proxied {
+    pub(crate) async fn client(&self) -> RawClient {
+        RawClient::connect(self.address).await
+    }
+
+    /// Returns the names of the hooks so far.
+    pub(crate) fn hooks(&self) -> Vec<String> {
+        self.recorder.names.lock().clone()
+    }
+
+    pub(crate) async fn wait_for_hook(&self, hook: Hook) {
+        until(hook.name(), || self.hooks().iter().any(|name| name == hook.name())).await;
+    }
+
+    pub(crate) fn flow(&self, index: usize) -> FlowRef {
+        self.recorder.flows.lock()[index].clone()
+    }
+
+    pub(crate) fn flows(&self) -> usize {
+        self.recorder.flows.lock().len()
+    }
+
+    /// Gives the proxy certificates; returns the PEM of its authority.
+    pub(crate) fn set_tls(&self, confdir: &Path, verification: Verification) -> String {
+        let ca = CertificateAuthority::load_or_create(confdir, "mitmproxy", 2048, None).unwrap();
+        let ca = Arc::new(ca);
+        let pem = ca.cert_pem();
+        let client = TlsOptions::new(Side::Client);
+        self.proxy.set_tls(TlsContext {
+            store: Arc::new(CertStore::new(ca, [], None).unwrap()),
+            downstream: Downstream::new(&client).unwrap(),
+            upstream: Upstream::new(&TlsOptions::new(Side::Server), verification, None).unwrap(),
+            client_options: client,
+        });
+        pem
+    }
+}
