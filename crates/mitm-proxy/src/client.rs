@@ -64,6 +64,10 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
                         writer.shutdown().await;
                         return;
                     }
+                    http1::End::Aborted => {
+                        writer.abandon();
+                        return;
+                    }
                     http1::End::Tunnel(destination) => ctx.tunnel = Some(destination),
                     http1::End::Upgrade(conn) => {
                         let server = (conn.reader, conn.writer);

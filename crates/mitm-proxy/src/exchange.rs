@@ -61,8 +61,9 @@ pub(crate) trait Outgoing: Send {
         head: &ResponseHead,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Takes the head of the response, to be sent with what follows.
-    fn head(&mut self, response: &Response, body: BodyWriter);
+    /// Takes the head of the response, to be sent with what follows. Not `delimited`: the body ends with the
+    /// connection.
+    fn head(&mut self, response: &Response, body: BodyWriter, delimited: bool);
 
     /// Sends a piece as it was received.
     fn piece(&mut self, piece: &Piece) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -132,6 +133,8 @@ impl Context {
 pub(crate) enum After {
     KeepAlive,
     Close,
+    /// Close so that the client can tell that the response is not complete.
+    Abort,
     /// Close, but read a little of what the client still sends, so that it sees the answer.
     Drain,
     /// The server switched protocols: both connections are raw now.
@@ -466,10 +469,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if !self.progress.told.load(Ordering::Relaxed) {
             self.ctx.engine.fire(Event::Error(self.flow.clone())).await;
         }
-        let Some(status) = failure.status() else { return After::Close };
         if self.progress.answered.load(Ordering::Relaxed) {
-            return After::Close;
+            return After::Abort;
         }
+        let Some(status) = failure.status() else { return After::Close };
         self.outgoing.error_page(status, &text).await;
         After::Drain
     }

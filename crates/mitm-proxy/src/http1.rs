@@ -23,6 +23,8 @@ use crate::{
 pub(crate) enum End {
     /// The connection is to be closed.
     Closed,
+    /// The connection is to be closed without a proper end.
+    Aborted,
     /// CONNECT was granted: what follows is for `Destination`.
     Tunnel(Destination),
     /// The server switched protocols: both connections are raw now.
@@ -86,15 +88,25 @@ pub(crate) async fn serve(
         let framing = http1::request_framing(&head.method, head.version, &head.headers, validate)
             .map_err(|error| Failure::request_framing(&error));
         let body = BodyReader::new(framing.clone().unwrap_or(Framing::Length(0)), validate);
-        let mut incoming = H1Incoming { reader, body };
+        let silence = ctx.settings.idle_timeout;
+        let mut incoming = H1Incoming { reader, body, silence };
         let mut outgoing = H1Outgoing {
             writer,
             body: BodyWriter::Nothing,
+            delimited: true,
             head_only: &head.method[..] == b"HEAD",
         };
         drop(head);
         let future = exchange(ctx, request, framing, &mut incoming, &mut outgoing, upstreams);
-        match future.await {
+        let after = future.await;
+        let delimited = outgoing.delimited;
+        match after {
+            After::Abort => {
+                if !delimited {
+                    writer.reset_on_close();
+                }
+                return End::Aborted;
+            }
             After::KeepAlive if !reader.eof || !reader.buf.is_empty() => {}
             After::KeepAlive | After::Close => return End::Closed,
             After::Drain => {
@@ -177,6 +189,10 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
             request.scheme = scheme.clone();
             request.host = Arc::clone(host);
             request.port = *port;
+            if !request.headers.contains("host") {
+                // The server is asked in origin form, which needs it (RFC 9112 §3.2.2).
+                request.headers.insert(0, "Host", authority.clone());
+            }
             if ctx.tunnel.is_some() {
                 // Whoever asks a server in absolute form shall be heard in absolute form.
                 request.authority = authority.clone();
@@ -207,6 +223,8 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
 struct H1Incoming<'a> {
     reader: &'a mut Reader,
     body: BodyReader,
+    /// How long the client may be silent within its body.
+    silence: Duration,
 }
 
 impl Incoming for H1Incoming<'_> {
@@ -217,8 +235,11 @@ impl Incoming for H1Incoming<'_> {
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
-        self.reader.fill().await.map_err(|error| Failure::client(&error))?;
-        Ok(())
+        match timeout(self.silence, self.reader.fill()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Failure::client(&error)),
+            Err(_) => Err(Failure::ClientGone),
+        }
     }
 
     async fn gone(&mut self, close_counts: bool) {
@@ -236,6 +257,8 @@ impl Incoming for H1Incoming<'_> {
 struct H1Outgoing<'a> {
     writer: &'a mut Writer,
     body: BodyWriter,
+    /// The client finds the end of the response without the connection being closed.
+    delimited: bool,
     head_only: bool,
 }
 
@@ -252,8 +275,9 @@ impl Outgoing for H1Outgoing<'_> {
         self.flush().await
     }
 
-    fn head(&mut self, response: &Response, body: BodyWriter) {
+    fn head(&mut self, response: &Response, body: BodyWriter, delimited: bool) {
         self.body = body;
+        self.delimited = delimited;
         http1::write_response_head(
             self.writer.out(),
             &response.http_version,

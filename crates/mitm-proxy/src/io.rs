@@ -334,6 +334,23 @@ impl Writer {
         };
     }
 
+    /// Makes the end of the connection a reset rather than a proper close. A TLS session says its end itself, so
+    /// leaving that out is enough there.
+    pub fn reset_on_close(&self) {
+        if let WriteSide::Tcp(side) = &self.side {
+            let socket = socket2::SockRef::from(side.as_ref());
+            // A connection that is gone needs no reset.
+            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Gives the connection up without ending this direction first: its end is that of the reader.
+    pub fn abandon(self) {
+        if let WriteSide::Tcp(side) = self.side {
+            side.forget();
+        }
+    }
+
     /// Gives memory back before a wait of unknown length.
     pub fn rest(&mut self) {
         if self.out.is_empty() && self.out.capacity() > 0 {

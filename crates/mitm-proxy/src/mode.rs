@@ -31,6 +31,14 @@ pub struct ModeError {
     pub reason: String,
 }
 
+impl ModeError {
+    /// True if the mode exists in mitmproxy and is to come here.
+    pub fn is_planned(&self) -> bool {
+        let name = self.spec.split([':', '@']).next().unwrap_or_default();
+        PLANNED.contains(&name.to_ascii_lowercase().as_str())
+    }
+}
+
 /// Kinds that exist in mitmproxy and are to come.
 const PLANNED: &[&str] =
     &["transparent", "upstream", "reverse", "socks5", "dns", "wireguard", "local", "tun"];

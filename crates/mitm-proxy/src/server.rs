@@ -167,6 +167,11 @@ impl Proxy {
         Ok(Listener { mode, addresses, stop, tasks })
     }
 
+    /// Serves a connection that was accepted elsewhere, to its end.
+    pub async fn serve(&self, io: Io, mode: Arc<Mode>, peer: SocketAddr, local: SocketAddr) {
+        client::serve(Arc::clone(&self.0.engine), io, mode, peer, local).await;
+    }
+
     /// Stops listening, lets running exchanges finish for `grace` at most, then ends all connections.
     pub async fn shutdown(&self, grace: Duration) {
         let listeners = std::mem::take(&mut *self.0.listeners.lock());

@@ -1,10 +1,12 @@
 //! The second half of an exchange: the response, from a server or made by an addon.
 
-use std::sync::atomic::Ordering;
+use std::{io, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
 use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now, spill::BodyBuilder};
+
+use tokio::time::timeout;
 
 use super::{Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
 use crate::{
@@ -183,19 +185,29 @@ impl<'a> Answer<'a> {
             if let Some(head) = head {
                 return Ok(head);
             }
-            match reader.fill().await {
+            match self.fill(reader).await {
                 Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(Failure::BadResponse(error.to_string()));
+                }
                 Ok(0) | Err(_) if reader.buf.is_empty() => return Err(Failure::ServerClosed),
                 Ok(0) => {
                     return Err(Failure::BadResponse(
                         "server closed the connection within the head of its response".into(),
                     ));
                 }
-                Err(error) => {
-                    return Err(Failure::BadResponse(format!("server connection failed: {error}")));
-                }
+                Err(error) => return Err(connection_failed(&error)),
             }
         }
+    }
+
+    /// Waits for more from the server, but not longer than a connection may be silent.
+    async fn fill(&self, reader: &mut Reader) -> io::Result<usize> {
+        let silence = self.ctx.settings.idle_timeout;
+        timeout(silence, reader.fill()).await.unwrap_or_else(|_| {
+            let text = format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
     }
 
     /// Reads the whole body into the response. Returns what was read if it is too long to be held.
@@ -222,10 +234,8 @@ impl<'a> Answer<'a> {
                     }
                 }
                 Ok(None) => {
-                    if let Err(error) = reader.fill().await {
-                        break Err(Failure::BadResponse(format!(
-                            "server connection failed: {error}"
-                        )));
+                    if let Err(error) = self.fill(reader).await {
+                        break Err(connection_failed(&error));
                     }
                 }
                 Err(error) => break Err(Failure::response_body(&error)),
@@ -259,7 +269,7 @@ impl<'a> Answer<'a> {
         let (writer, delimited) =
             framing::settle_whole_response(&mut head, &body, self.recipient());
         self.progress.answered.store(true, Ordering::Relaxed);
-        outgoing.head(&head, writer);
+        outgoing.head(&head, writer, delimited);
         for piece in body.chunks(STORED_PIECE) {
             let piece = piece.map_err(|_| Failure::Storage("response"))?;
             outgoing.data(&piece).await?;
@@ -290,7 +300,7 @@ impl<'a> Answer<'a> {
             self.recipient(),
         );
         self.progress.answered.store(true, Ordering::Relaxed);
-        outgoing.head(&head, writer);
+        outgoing.head(&head, writer, delimited);
         let result = self.forward_body(reader, body, &mut live, outgoing).await;
         let (last, wire, trailers) = match result {
             Ok(end) => end,
@@ -340,9 +350,7 @@ impl<'a> Answer<'a> {
             match next {
                 None => {
                     outgoing.flush().await?;
-                    reader.fill().await.map_err(|error| {
-                        Failure::BadResponse(format!("server connection failed: {error}"))
-                    })?;
+                    self.fill(reader).await.map_err(|error| connection_failed(&error))?;
                 }
                 Some(Next::Piece(piece)) => {
                     if limit.is_some_and(|limit| live.keeper.exceeds(limit, &piece)) {
@@ -383,6 +391,10 @@ impl<'a> Answer<'a> {
     fn keeps_alive(&self, head: &Response, delimited: bool) -> bool {
         self.client_stays && delimited && http1::keep_alive(&head.http_version, &head.headers)
     }
+}
+
+fn connection_failed(error: &io::Error) -> Failure {
+    Failure::BadResponse(format!("server connection failed: {error}"))
 }
 
 /// A body on its way.

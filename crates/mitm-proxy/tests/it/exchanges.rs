@@ -275,3 +275,44 @@ async fn idle_clients_are_closed_in_time() {
     assert_eq!(within("the end", client.read_to_end()).await, b"");
     proxy.wait_for_hook(Hook::ClientDisconnected).await;
 }
+
+#[tokio::test]
+async fn a_request_without_host_gets_the_one_of_its_target() {
+    let origin = RawServer::answering(OK).await;
+    let proxy = Setup::default().start().await;
+    let mut client = proxy.client().await;
+    client.request(format!("GET http://{}/ HTTP/1.0\r\nA: b\r\n\r\n", origin.address())).await;
+    let sent = String::from_utf8(origin.received()[0].clone()).unwrap();
+    assert_eq!(sent, format!("GET / HTTP/1.0\r\nHost: {}\r\nA: b\r\n\r\n", origin.address()));
+}
+
+#[tokio::test]
+async fn a_killed_response_without_length_ends_in_a_reset() {
+    let origin = RawServer::answering_once("HTTP/1.1 200 OK\r\n\r\nbody until close").await;
+    let proxy = Setup::reacting(|event| {
+        if let Event::Response(flow) = event {
+            flow.kill().unwrap();
+        }
+    })
+    .start()
+    .await;
+    let mut client = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+    let request = format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address());
+    tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.unwrap();
+    let mut got = Vec::new();
+    let end = within("the end", tokio::io::AsyncReadExt::read_to_end(&mut client, &mut got)).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let origin = RawServer::start(|_| vec![Step::End]).await;
+    let settings = Settings { idle_timeout: Duration::from_millis(40), ..Settings::default() };
+    let proxy = Setup { settings, ..Setup::default() }.start().await;
+    let mut client = proxy.client().await;
+    let answer = client
+        .request(format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address()))
+        .await;
+    assert_eq!(answer.status(), 502);
+    assert!(proxy.flow(0).error().unwrap().msg.contains("tcp_timeout"));
+}
