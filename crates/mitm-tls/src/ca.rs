@@ -149,7 +149,7 @@ impl CertificateAuthority {
 
     /// The certificate in PEM.
     pub fn cert_pem(&self) -> String {
-        pem::certificate(&self.cert)
+        self.cert.to_pem()
     }
 
     pub(crate) fn key(&self) -> &KeyPair {
@@ -197,7 +197,7 @@ fn create(confdir: &Path, basename: &str, ca: &Path, key_size: u32) -> Result<()
     };
     fs::create_dir_all(confdir).map_err(failed(confdir))?;
     let (key, cert) = make(key_size)?;
-    let pem = pem::certificate(&cert);
+    let pem = cert.to_pem();
     let secret = format!("{}{pem}", key.to_pem()?);
     let files = [
         ("ca.p12", p12::encode(&cert, Some(&key.pkcs8()?))?, Access::Owner),

@@ -22,7 +22,7 @@ pub(crate) struct Element<'a> {
 }
 
 /// Takes elements off the front of a byte string.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Elements<'a> {
     rest: &'a [u8],
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use data_encoding::HEXLOWER;
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
 
 use crate::verify::VerifyFailure;
@@ -107,18 +108,11 @@ pub fn describe_client_tls_error(error: &Error, host: &str) -> ClientFailure {
 
 /// Describes bytes that could not be read as a `ClientHello`.
 pub fn describe_bad_hello(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-
     const SHOWN: usize = 256;
-    let mut text = String::from("Cannot parse ClientHello: ");
-    for byte in bytes.iter().take(SHOWN) {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    if bytes.len() > SHOWN {
-        text.push('…');
-    }
-    text
+
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    let more = if shown.len() < bytes.len() { "…" } else { "" };
+    format!("Cannot parse ClientHello: {}{more}", HEXLOWER.encode(shown))
 }
 
 fn unclear(host: &str, reason: &str) -> ClientFailure {

@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use rustls::{KeyLog, NoKeyLog};
 
@@ -65,7 +66,8 @@ impl KeyLogFile {
 
 impl KeyLog for KeyLogFile {
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
-        let line = format!("{label} {} {}\n", hex(client_random), hex(secret));
+        let line =
+            format!("{label} {} {}\n", HEXLOWER.encode(client_random), HEXLOWER.encode(secret));
         if let Err(error) = self.append(&line) {
             tracing::warn!("TLS keys are not logged to {}: {error}", self.path.display());
         }
@@ -91,16 +93,6 @@ fn open(path: &Path) -> io::Result<File> {
     // Whatever was there may have ended in the middle of a line.
     file.write_all(b"\n")?;
     Ok(file)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) fn encode(cert: &Cert, pkcs8: Option<&[u8]>) -> Result<Vec<u8>, KeyEr
         });
     });
     let salt = random::<8>()?;
-    let mac_key = hmac::Key::new(hmac::HMAC_SHA256, &mac_key(&salt));
+    let mac_key = hmac::Key::new(hmac::HMAC_SHA256, &mac_key(salt));
     let mac = hmac::sign(&mac_key, &contents);
     Ok(yasna::construct_der(|writer| {
         writer.write_sequence(|writer| {
@@ -113,7 +113,7 @@ fn write_attribute(writer: DERWriter<'_>, id: &[u64], value: impl FnOnce(DERWrit
 
 /// The key derivation of RFC 7292 appendix B.2 for the empty password, SHA-256 and purpose 3
 /// (integrity). One round of the hash yields all the bytes that are needed.
-fn mac_key(salt: &[u8; 8]) -> Vec<u8> {
+fn mac_key(salt: [u8; 8]) -> Vec<u8> {
     const BLOCK: usize = 64;
     const PURPOSE: [u8; BLOCK] = [3; BLOCK];
 

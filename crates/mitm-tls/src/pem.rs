@@ -7,6 +7,7 @@
 use std::{io, path::Path};
 
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit, block_padding::Pkcs7};
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use md5::{Digest, Md5};
 use mitm_flow::Cert;
 use rustls_pki_types::{
@@ -122,32 +123,17 @@ pub(crate) fn read_identity(path: &Path, passphrase: Option<&str>) -> Result<Ide
 
 /// Writes one PEM block, 64 columns, as OpenSSL does.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const COLUMNS: usize = 64;
 
     let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let bits = group.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte))
-                << (8 * (3 - group.len()));
-            for place in 0..4 {
-                if place > group.len() {
-                    text.push('=');
-                } else {
-                    let index = (bits >> (18 - 6 * place)) & 0x3f;
-                    text.push(char::from(ALPHABET[index as usize]));
-                }
-            }
-        }
+    for line in der.chunks(COLUMNS / 4 * 3) {
+        BASE64.encode_append(line, &mut text);
         text.push('\n');
     }
     text.push_str("-----END ");
     text.push_str(label);
     text.push_str("-----\n");
     text
-}
-
-pub(crate) fn certificate(cert: &Cert) -> String {
-    encode("CERTIFICATE", cert.der())
 }
 
 pub(crate) fn rustls_cert(cert: &Cert) -> CertificateDer<'static> {
@@ -203,7 +189,7 @@ fn legacy_encrypted_key(bytes: &[u8]) -> Option<LegacyKey> {
     Some(LegacyKey {
         label: label.to_owned(),
         cipher: cipher.trim().to_ascii_uppercase(),
-        iv: decode_hex(iv.trim())?,
+        iv: HEXLOWER_PERMISSIVE.decode(iv.trim().as_bytes()).ok()?,
         body: decode_base64(body)?,
         rest: format!("{before}{after}").into_bytes(),
     })
@@ -255,38 +241,9 @@ fn legacy_key(passphrase: &[u8], salt: &[u8], length: usize) -> Vec<u8> {
     key
 }
 
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 == 1 {
-        return None;
-    }
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
-}
-
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in text.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        let digit = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => break,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(digit);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    Some(bytes)
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    BASE64.decode(&digits).ok()
 }
 
 #[cfg(test)]
@@ -295,7 +252,7 @@ mod tests {
 
     #[test]
     fn base64_round_trips() {
-        for length in 0..200_usize {
+        for length in [0, 1, 47, 48, 49, 200_usize] {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 37) as u8).collect();
             let text = encode("X", &bytes);
             let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();

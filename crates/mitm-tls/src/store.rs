@@ -385,7 +385,7 @@ fn index_form(domain: &str) -> String {
 
 fn dedup(certs: impl Iterator<Item = Cert>) -> Vec<Cert> {
     let mut seen = HashSet::new();
-    certs.filter(|cert| seen.insert(cert.clone())).collect()
+    certs.filter(|cert| seen.insert(cert.der().clone())).collect()
 }
 
 #[cfg(test)]
@@ -454,7 +454,7 @@ mod tests {
             ..Template::default()
         };
         let cert = issue::certificate(&template, &key, None, &key).unwrap();
-        let text = key.to_pem().unwrap() + &pem::certificate(&cert);
+        let text = key.to_pem().unwrap() + &cert.to_pem();
         let ca = CertificateAuthority::from_pem(text.as_bytes(), None).unwrap();
         let store = CertStore::new(Arc::new(ca), [], None).unwrap();
         let leaf = store.get(&request(&["a.example"])).unwrap();

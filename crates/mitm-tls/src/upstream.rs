@@ -132,10 +132,10 @@ impl Upstream {
         client_certs: Option<PathBuf>,
     ) -> Result<Self, TlsSetupError> {
         let profile = options.profile().map_err(TlsSetupError::Unsupported)?;
-        let client_certs = match client_certs.as_deref().map(expand_home) {
-            Some(path) if !path.exists() => return Err(TlsSetupError::ClientCertMissing(path)),
-            path => path,
-        };
+        let client_certs = client_certs.map(|path| expand_home(&path));
+        if let Some(path) = client_certs.as_ref().filter(|path| !path.exists()) {
+            return Err(TlsSetupError::ClientCertMissing(path.clone()));
+        }
         let upstream = Self {
             profile,
             verification,

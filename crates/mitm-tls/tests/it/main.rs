@@ -3,6 +3,8 @@
 //! What needs another program is skipped with a printed reason where it is missing, and fails where
 //! `MITM_REQUIRE_EXTERNAL=1` is set.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod backend;
 mod downstream;
 mod keylog;

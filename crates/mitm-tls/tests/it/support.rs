@@ -31,34 +31,7 @@ pub(crate) fn request(names: &[&str]) -> LeafRequest {
 }
 
 pub(crate) fn pem(cert: &Cert) -> String {
-    rcgen_pem("CERTIFICATE", cert.der())
-}
-
-pub(crate) fn rcgen_pem(label: &str, der: &[u8]) -> String {
-    // By the OpenSSL of the tests' own making: 64 columns of base64.
-    use std::fmt::Write as _;
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let encoded = base64(der);
-    for line in encoded.as_bytes().chunks(64) {
-        writeln!(text, "{}", std::str::from_utf8(line).unwrap()).unwrap();
-    }
-    write!(text, "-----END {label}-----\n").unwrap();
-    text
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let mut three = [0; 3];
-        three[..group.len()].copy_from_slice(group);
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for place in 0..=group.len() {
-            text.push(char::from(DIGITS[(bits >> (18 - 6 * place)) as usize & 63]));
-        }
-        text.push_str(&"=".repeat(3 - group.len()));
-    }
-    text
+    cert.to_pem()
 }
 
 /// A client that trusts one certificate, with defaults of rustls but for the versions.
@@ -92,6 +65,7 @@ pub(crate) enum Refused {
 }
 
 /// Shakes hands in memory. One side's refusal is told to the other.
+#[expect(clippy::result_large_err, reason = "a few of them in tests")]
 pub(crate) fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
@@ -139,6 +113,7 @@ pub(crate) fn name(host: &str) -> ServerName<'static> {
 }
 
 /// Tells that a test cannot run, or fails if it has to.
+#[expect(clippy::print_stdout, reason = "the reason is for whoever runs the tests")]
 pub(crate) fn skip(reason: &str) {
     assert!(
         std::env::var_os("MITM_REQUIRE_EXTERNAL").is_none_or(|value| value != "1"),

@@ -71,7 +71,7 @@ fn trusted_self_signed_certificates_verify() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trusted.pem");
     for ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
-        let server = Server::new(&["a.example", "192.0.2.1"], |params| params.is_ca = ca.clone());
+        let server = Server::new(&["a.example", "192.0.2.1"], |params| params.is_ca = ca);
         server.save(&path);
         for version in [&TLS12, &TLS13] {
             let config = Arc::new(server.config(version));
