@@ -12,14 +12,15 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use event_listener::Event;
 use parking_lot::Mutex;
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
-    Client, FlowSnapshot, Request, Response, Server, Shared, SnapshotData, Value, WebSocketData,
-    dns::DnsMessage, now, snapshot::WebSocketSnapshot, websocket::StreamMessage,
+    Client, Facts, FlowSnapshot, Request, Response, Server, Shared, SnapshotData, Value,
+    WebSocketData, dns::DnsMessage, now, snapshot::WebSocketSnapshot, websocket::StreamMessage,
 };
 
 /// The identity of a flow: text, in practice that of a UUID.
@@ -96,6 +97,16 @@ pub trait LazyState: Send + Sync {
 
     /// Returns the record the state is decoded from, as it stands in the file.
     fn record(&self) -> &[u8];
+
+    /// Answers single questions about the state without decoding all of it.
+    fn facts(&self) -> Option<&dyn Facts> {
+        None
+    }
+
+    /// Returns [`record`](Self::record) as bytes to keep.
+    fn record_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.record())
+    }
 }
 
 /// The handle on a flow. Clones lead to the same flow; it is never compared by content.
@@ -232,9 +243,30 @@ impl FlowRef {
         }
     }
 
+    /// Returns what answers questions about this flow without touching it, if nobody has touched it since it was read.
+    pub fn untouched_facts(&self) -> Option<&dyn Facts> {
+        match (&self.0.lazy, self.0.state.get()) {
+            (Some(source), None) => source.facts(),
+            _ => None,
+        }
+    }
+
+    /// Like [`untouched_record`](Self::untouched_record), to keep.
+    pub fn untouched_bytes(&self) -> Option<Bytes> {
+        match (&self.0.lazy, self.0.state.get()) {
+            (Some(source), None) => Some(source.record_bytes()),
+            _ => None,
+        }
+    }
+
     /// True if both handles lead to the same flow.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A number that is the same for handles on the same flow while any of them lives.
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).cast::<u8>() as usize
     }
 
     pub fn id(&self) -> FlowId {
@@ -327,6 +359,14 @@ impl FlowRef {
         self.with(|state| match &state.data {
             FlowData::Tcp(messages) | FlowData::Udp(messages) => messages.clone(),
             _ => Vec::new(),
+        })
+    }
+
+    /// Returns the latest message of a TCP or UDP flow.
+    pub fn last_message(&self) -> Option<Shared<StreamMessage>> {
+        self.with(|state| match &state.data {
+            FlowData::Tcp(messages) | FlowData::Udp(messages) => messages.last().cloned(),
+            _ => None,
         })
     }
 
