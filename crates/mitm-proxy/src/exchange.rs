@@ -76,6 +76,9 @@ pub(crate) trait Outgoing: Send {
 
     fn flush(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Forgets the head and what followed it, if nothing of it was sent yet.
+    fn retract(&mut self) -> bool;
+
     /// Sends a complete error answer.
     fn error_page(&mut self, status: u16, message: &str) -> impl Future<Output = ()> + Send;
 }
@@ -156,7 +159,7 @@ pub(crate) struct Progress {
     sent: AtomicBool,
     /// Something of an answer came from the server.
     heard: AtomicBool,
-    /// The head of the response was sent to the client.
+    /// The head of the response is on its way to the client.
     answered: AtomicBool,
     /// The `response` hook fired, so `error` must not.
     told: AtomicBool,
@@ -469,7 +472,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if !self.progress.told.load(Ordering::Relaxed) {
             self.ctx.engine.fire(Event::Error(self.flow.clone())).await;
         }
-        if self.progress.answered.load(Ordering::Relaxed) {
+        if self.progress.answered.load(Ordering::Relaxed) && !self.outgoing.retract() {
             return After::Abort;
         }
         let Some(status) = failure.status() else { return After::Close };

@@ -94,6 +94,7 @@ pub(crate) async fn serve(
             writer,
             body: BodyWriter::Nothing,
             delimited: true,
+            sends: 0,
             head_only: &head.method[..] == b"HEAD",
         };
         drop(head);
@@ -259,6 +260,8 @@ struct H1Outgoing<'a> {
     body: BodyWriter,
     /// The client finds the end of the response without the connection being closed.
     delimited: bool,
+    /// The writer's [`sends`](Writer::sends) when it took the head.
+    sends: u64,
     head_only: bool,
 }
 
@@ -278,6 +281,7 @@ impl Outgoing for H1Outgoing<'_> {
     fn head(&mut self, response: &Response, body: BodyWriter, delimited: bool) {
         self.body = body;
         self.delimited = delimited;
+        self.sends = self.writer.sends();
         http1::write_response_head(
             self.writer.out(),
             &response.http_version,
@@ -301,6 +305,14 @@ impl Outgoing for H1Outgoing<'_> {
 
     async fn flush(&mut self) -> Result<(), Failure> {
         self.writer.flush().await.map_err(|error| Failure::client(&error))
+    }
+
+    fn retract(&mut self) -> bool {
+        let unsent = self.writer.sends() == self.sends;
+        if unsent {
+            self.writer.out().clear();
+        }
+        unsent
     }
 
     async fn error_page(&mut self, status: u16, message: &str) {

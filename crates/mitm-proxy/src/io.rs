@@ -179,6 +179,8 @@ pub struct Writer {
     side: WriteSide,
     out: BytesMut,
     is_tls: bool,
+    /// How often something was sent.
+    sends: u64,
 }
 
 /// The room of a fresh or idle reader; most heads fit.
@@ -203,7 +205,7 @@ pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
         }
     };
     let reader = Reader { side: read, buf: prefix, room: ROOM_MIN, eof: false };
-    (reader, Writer { side: write, out: BytesMut::new(), is_tls })
+    (reader, Writer { side: write, out: BytesMut::new(), is_tls, sends: 0 })
 }
 
 /// Puts the halves of one connection together again. What was read and not used is returned with it.
@@ -272,6 +274,7 @@ impl Writer {
             }
             return Ok(());
         }
+        self.sends += 1;
         let mut rest = bytes;
         if self.out.is_empty() || self.is_tls {
             // A TLS session copies what it encrypts anyway.
@@ -301,6 +304,7 @@ impl Writer {
         if self.out.is_empty() {
             return Ok(());
         }
+        self.sends += 1;
         match &mut self.side {
             WriteSide::Tcp(side) => side.write_all(&self.out).await?,
             WriteSide::Any(side) => side.write_all(&self.out).await?,
@@ -332,6 +336,11 @@ impl Writer {
             WriteSide::Tcp(side) => side.shutdown().await,
             WriteSide::Any(side) => side.shutdown().await,
         };
+    }
+
+    /// Returns a number that changes when something is sent.
+    pub fn sends(&self) -> u64 {
+        self.sends
     }
 
     /// Makes the end of the connection a reset rather than a proper close. A TLS session says its end itself, so

@@ -4,4 +4,5 @@ mod bodies;
 mod exchanges;
 mod harness;
 mod hooks;
+mod smuggling;
 mod tunnels;
