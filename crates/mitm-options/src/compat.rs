@@ -14,8 +14,6 @@ pub(crate) struct FileEntry {
     pub(crate) name: String,
     pub(crate) value: Value,
     pub(crate) line: u64,
-    /// Not worth a warning if no option of this name turns up.
-    pub(crate) quiet: bool,
 }
 
 /// What an old spec means today.
@@ -200,7 +198,7 @@ pub(crate) fn upgrade_file(
             // The new name wins, whatever the order.
             if !entries.iter().any(|entry| entry.name == name) {
                 let name = name.to_owned();
-                upgraded.push(FileEntry { name, value, line: entry.line, quiet: true });
+                upgraded.push(FileEntry { name, value, line: entry.line });
             }
         }
     }
@@ -376,7 +374,6 @@ fn join_pairs(
                     name: "mode".to_owned(),
                     value: Value::List(vec![Value::Str("regular".to_owned()), spec]),
                     line: dns.line,
-                    quiet: false,
                 }),
             }
         }
@@ -463,7 +460,6 @@ mod tests {
             name: (*name).to_owned(),
             value: value.clone(),
             line,
-            quiet: false,
         });
         let (entries, _) = upgrade_file(entries.collect(), &|_| false).unwrap();
         entries.into_iter().map(|entry| (entry.name, entry.value)).collect()
@@ -550,7 +546,7 @@ mod tests {
 
     #[test]
     fn declared_options_are_left_alone() {
-        let entry = FileEntry { name: "filter".into(), value: text("x"), line: 1, quiet: false };
+        let entry = FileEntry { name: "filter".into(), value: text("x"), line: 1 };
         let (entries, warnings) = upgrade_file(vec![entry.clone()], &|_| true).unwrap();
         assert_eq!((entries, warnings), (vec![entry], vec![]));
     }

@@ -80,7 +80,7 @@ impl Options {
             if entry.name == "scripts" {
                 resolve_paths(&mut entry.value, dir);
             }
-            let origin = Origin { path: path.clone(), line: entry.line, quiet: entry.quiet };
+            let origin = Origin { path: path.clone(), line: entry.line };
             (entry.name, entry.value, origin)
         });
         self.set_entries(entries.collect())?;
@@ -194,7 +194,7 @@ impl<'de> Visitor<'de> for TopVisitor {
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             let Node(value) = map.next_value()?;
             let line = key.referenced.line();
-            entries.push(FileEntry { name: key.value, value, line, quiet: false });
+            entries.push(FileEntry { name: key.value, value, line });
         }
         Ok(Top::Entries(entries))
     }
@@ -395,6 +395,15 @@ mod tests {
         assert_eq!(warnings.len(), 5);
         assert!(warnings.contains(&"line 3: option cadir is now called confdir".to_owned()));
         assert!(options.unknown_deferred().is_empty());
+    }
+
+    #[test]
+    fn what_an_old_name_became_is_not_lost_in_silence() {
+        let options = Options::new();
+        options.load_config_text("setheaders: [/a/b]\nfilter: ~q\n", Path::new("")).unwrap();
+        options.set_specs(&["replacements=/a/b", "web_iface=::1"], true).unwrap();
+        let unknown: Vec<_> = options.unknown_deferred().into_iter().map(|u| u.name).collect();
+        assert_eq!(unknown, ["modify_body", "modify_headers"]);
     }
 
     #[test]

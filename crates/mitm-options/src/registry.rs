@@ -100,13 +100,12 @@ enum Deferred {
     Value { value: Value, origin: Origin },
 }
 
-/// Where in a configuration file a value stood, and whether it may be left over in silence.
+/// Where in a configuration file a value stood.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) path: Option<Arc<str>>,
     /// From 1; 0 if the value is not from a file.
     pub(crate) line: u64,
-    pub(crate) quiet: bool,
 }
 
 impl Origin {
@@ -272,7 +271,7 @@ impl Options {
                 if snapshot.contains_key(name.as_str()) {
                     plan.changes.push((name, value));
                 } else {
-                    let origin = Origin { path: None, line: 0, quiet: false };
+                    let origin = Origin { path: None, line: 0 };
                     plan.deferred.push((name, Deferred::Value { value: value.to_value(), origin }));
                 }
             }
@@ -308,7 +307,7 @@ impl Options {
                 } else if let Some(upgraded) = compat::upgrade_spec(&name, &values)? {
                     warnings.push(upgraded.warning);
                     for (name, value) in upgraded.entries {
-                        let origin = Origin { path: None, line: 0, quiet: true };
+                        let origin = Origin { path: None, line: 0 };
                         plan.set_or_defer(snapshot, name.to_owned(), value, origin)?;
                     }
                 } else if defer {
@@ -377,9 +376,7 @@ impl Options {
         let unknown = |(name, deferred): (&String, &Deferred)| {
             let origin = match deferred {
                 Deferred::Specs(_) => None,
-                Deferred::Value { origin, .. }
-                    if origin.quiet || compat::is_of_another_tool(name) =>
-                {
+                Deferred::Value { origin, .. } if compat::is_of_another_tool(name) => {
                     return None;
                 }
                 Deferred::Value { origin, .. } => {
