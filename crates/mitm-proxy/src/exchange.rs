@@ -146,10 +146,24 @@ pub(crate) enum After {
 
 /// Where the body that is sent to the server comes from.
 enum Source {
-    /// All of it is there.
-    Whole { body: Body, trailers: Option<Headers> },
-    /// It is still arriving; `begun` was read already.
-    Live { received: Framing, begun: Option<Body>, keeper: Keeper },
+    Whole(Whole),
+    Live(Live),
+}
+
+/// A body that is all there.
+#[derive(Clone)]
+struct Whole {
+    body: Body,
+    trailers: Option<Headers>,
+}
+
+/// A body that is still arriving.
+struct Live {
+    /// How it is framed.
+    received: Framing,
+    /// What was read of it already.
+    begun: Option<Body>,
+    keeper: Keeper,
 }
 
 /// What the two directions know of each other.
@@ -230,11 +244,12 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                     self.ctx.engine.fire_stage(event, Stage::Head).await;
                     self.settle().await?;
                 }
-                Source::Live { received, begun: None, keeper: Keeper::new(plan, settings, known) }
+                let keeper = Keeper::new(plan, settings, known);
+                Source::Live(Live { received, begun: None, keeper })
             }
         };
         if let Some(response) = self.flow.response() {
-            let unread = matches!(source, Source::Live { .. });
+            let unread = matches!(source, Source::Live(_));
             return self.answer_from_here(&response, unread).await;
         }
         self.ask_server(source).await
@@ -271,7 +286,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                     // It turned out to be large: what is here goes first, the rest as it comes.
                     self.request.update(|request| request.stream = mitm_flow::Stream::Pass);
                     let keeper = Keeper::new(plan::pass(settings), settings, None);
-                    return Ok(Source::Live { received, begun: Some(body), keeper });
+                    return Ok(Source::Live(Live { received, begun: Some(body), keeper }));
                 }
                 Err(failure) => {
                     self.request.update(|request| request.body = body.as_partial());
@@ -288,7 +303,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         self.settle().await?;
         let (body, trailers) =
             self.request.with(|request| (request.body.clone(), request.trailers.clone()));
-        Ok(Source::Whole { body, trailers })
+        Ok(Source::Whole(Whole { body, trailers }))
     }
 
     /// Waits while the flow is intercepted; a client that closes meanwhile ends it.
@@ -334,17 +349,17 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         let safe = self.request.with(|request| {
             matches!(&request.method[..], b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
         });
-        let repeatable = match &source {
-            Source::Whole { body, .. } => {
-                safe || self.request.with(|r| matches!(&r.method[..], b"PUT" | b"DELETE"))
-                    && !body.is_missing()
+        let (repeatable, bodiless) = match &source {
+            Source::Whole(Whole { body, .. }) => {
+                let idempotent =
+                    safe || self.request.with(|r| matches!(&r.method[..], b"PUT" | b"DELETE"));
+                (idempotent && !body.is_missing(), body.is_empty())
             }
-            Source::Live { .. } => false,
+            Source::Live(_) => (false, false),
         };
-        let bodiless = matches!(&source, Source::Whole { body, .. } if body.is_empty());
         let sharing = if safe && bodiless { Sharing::Allowed } else { Sharing::Own };
 
-        let mut conn = {
+        let conn = {
             let server = self.flow.server();
             let connecting = self.upstreams.get(&destination, server, sharing);
             tokio::select! {
@@ -354,29 +369,22 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 () = self.incoming.gone(false) => return Err(Failure::ClientGone),
             }
         };
-        loop {
-            self.flow.set_server(conn.server.clone());
-            let was_used = conn.used;
-            let mut source = match &source {
-                Source::Whole { body, trailers } => {
-                    Source::Whole { body: body.clone(), trailers: trailers.clone() }
-                }
-                Source::Live { .. } => return self.transact(conn, source).await,
-            };
+        self.flow.set_server(conn.server.clone());
+        let whole = match source {
+            Source::Whole(whole) => whole,
+            Source::Live(live) => return self.transact(conn, Source::Live(live)).await,
+        };
+        let was_used = conn.used;
+        match self.transact(conn, Source::Whole(whole.clone())).await {
             // A server may close an idle connection just when it is used again.
-            let result =
-                self.transact(conn, std::mem::replace(&mut source, Source::nothing())).await;
-            match result {
-                Err(Failure::ServerClosed)
-                    if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) =>
-                {
-                    let server = Shared::new(Server::new(Some(destination.address())));
-                    self.flow.set_server(server.clone());
-                    conn = self.upstreams.fresh(&destination, server).await?;
-                }
-                result => return result,
-            }
+            Err(Failure::ServerClosed)
+                if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) => {}
+            result => return result,
         }
+        let server = Shared::new(Server::new(Some(destination.address())));
+        self.flow.set_server(server.clone());
+        let conn = self.upstreams.fresh(&destination, server).await?;
+        self.transact(conn, Source::Whole(whole)).await
     }
 
     /// Sends the request and receives the response, both at once.
@@ -437,9 +445,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             ..request.clone()
         });
         let body_writer = match source {
-            Source::Whole { body, .. } => framing::settle_whole_request(&mut request, body),
-            Source::Live { received, keeper, .. } => {
-                framing::settle_live_request(&mut request, *received, keeper.is_transform())
+            Source::Whole(whole) => framing::settle_whole_request(&mut request, &whole.body),
+            Source::Live(live) => {
+                let is_changed = live.keeper.is_transform();
+                framing::settle_live_request(&mut request, live.received, is_changed)
             }
         };
         let mut head = BytesMut::new();
@@ -481,12 +490,6 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
     }
 }
 
-impl Source {
-    fn nothing() -> Self {
-        Self::Whole { body: Body::empty(), trailers: None }
-    }
-}
-
 /// The server's end of a request.
 struct Sink<'a> {
     writer: &'a mut Writer,
@@ -505,10 +508,8 @@ async fn send<I: Incoming>(
     progress: &Progress,
 ) -> Failure {
     let result = match source {
-        Source::Whole { body, trailers } => send_whole(&mut sink, &body, trailers.as_ref()).await,
-        Source::Live { begun, keeper, .. } => {
-            send_live(ctx, flow, request, incoming, &mut sink, begun, keeper).await
-        }
+        Source::Whole(whole) => send_whole(&mut sink, &whole).await,
+        Source::Live(live) => send_live(ctx, flow, request, incoming, &mut sink, live).await,
     };
     match result {
         Ok(()) => progress.sent.store(true, Ordering::Relaxed),
@@ -541,17 +542,13 @@ impl From<Failure> for SendError {
 /// Bodies that are stored are sent in pieces of this size.
 pub(crate) const STORED_PIECE: usize = 256 << 10;
 
-async fn send_whole(
-    sink: &mut Sink<'_>,
-    body: &Body,
-    trailers: Option<&Headers>,
-) -> Result<(), SendError> {
+async fn send_whole(sink: &mut Sink<'_>, whole: &Whole) -> Result<(), SendError> {
     sink.writer.write(&sink.head).await?;
-    for piece in body.chunks(STORED_PIECE) {
+    for piece in whole.body.chunks(STORED_PIECE) {
         let piece = piece.map_err(|_| Failure::Storage("request"))?;
         sink.body.data(sink.writer, &piece).await?;
     }
-    sink.body.end(sink.writer, None, trailers);
+    sink.body.end(sink.writer, None, whole.trailers.as_ref());
     sink.writer.flush().await?;
     Ok(())
 }
@@ -562,9 +559,9 @@ async fn send_live<I: Incoming>(
     request: &Shared<Request>,
     incoming: &mut I,
     sink: &mut Sink<'_>,
-    begun: Option<Body>,
-    mut keeper: Keeper,
+    live: Live,
 ) -> Result<(), SendError> {
+    let Live { begun, mut keeper, .. } = live;
     sink.writer.write(&sink.head).await?;
     if let Some(begun) = begun {
         for piece in begun.chunks(STORED_PIECE) {
