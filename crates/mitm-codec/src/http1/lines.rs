@@ -1,7 +1,7 @@
 //! The scanner below heads and trailer sections: finds the empty line that ends a block, and the lines in it.
 
 use bytes::BytesMut;
-use memchr::memchr;
+use memchr::memchr2;
 use smallvec::SmallVec;
 
 use super::{HeadError, head::shown};
@@ -36,7 +36,7 @@ pub(super) enum Leading {
 pub(super) struct LineScan {
     /// Where each complete line ends: the offset of its LF.
     ends: SmallVec<[u32; 32]>,
-    /// No LF from the end of the last complete line to here.
+    /// No line end between the last complete line and here.
     searched: usize,
     /// Bytes of empty lines removed before the first line.
     skipped: usize,
@@ -64,29 +64,40 @@ impl LineScan {
     ) -> Result<Option<Block>, HeadError> {
         loop {
             let start = self.ends.last().map_or(0, |&end| end as usize + 1);
-            let Some(found) = memchr(b'\n', buf.get(self.searched..).unwrap_or_default()) else {
-                self.searched = buf.len();
-                if buf.len() > limits.head_bytes {
-                    return Err(HeadError::TooLarge { limit: limits.head_bytes });
+            let rest = buf.get(self.searched..).unwrap_or_default();
+            let found = memchr2(b'\r', b'\n', rest);
+            let line_end = found.and_then(|at| rest.get(at..));
+            let (text_end, end) = match (found, line_end) {
+                (Some(at), Some([b'\r', b'\n', ..])) => {
+                    (self.searched + at, self.searched + at + 1)
                 }
-                return Ok(None);
+                (Some(at), Some([b'\n', ..])) => (self.searched + at, self.searched + at),
+                (Some(at), Some([b'\r', _, ..])) => {
+                    let end = self.searched + at;
+                    if self.skipped + end >= limits.head_bytes {
+                        return Err(HeadError::TooLarge { limit: limits.head_bytes });
+                    }
+                    let line = buf.get(start..=end).unwrap_or_default();
+                    return Err(HeadError::BareCarriageReturn { line: shown(line) });
+                }
+                // Nothing, or a CR after which nothing has arrived yet.
+                (at, _) => {
+                    self.searched += at.unwrap_or(rest.len());
+                    if buf.len() > limits.head_bytes {
+                        return Err(HeadError::TooLarge { limit: limits.head_bytes });
+                    }
+                    return Ok(None);
+                }
             };
-            let end = self.searched + found;
             if self.skipped + end >= limits.head_bytes {
                 return Err(HeadError::TooLarge { limit: limits.head_bytes });
             }
-            let line = buf.get(start..end).unwrap_or_default();
-            let text = if let [text @ .., b'\r'] = line {
-                text
-            } else {
+            let text = buf.get(start..text_end).unwrap_or_default();
+            if text_end == end {
                 if validate {
-                    return Err(HeadError::BareLineFeed { line: shown(line) });
+                    return Err(HeadError::BareLineFeed { line: shown(text) });
                 }
                 self.bare_lf = true;
-                line
-            };
-            if memchr(b'\r', text).is_some() {
-                return Err(HeadError::BareCarriageReturn { line: shown(text) });
             }
             if text.is_empty() && start == 0 && leading == Leading::Skip {
                 let _ = buf.split_to(end + 1);

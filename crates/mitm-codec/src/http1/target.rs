@@ -3,7 +3,9 @@
 use std::{net::Ipv6Addr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use memchr::memmem;
+use memchr::memchr2;
+
+use super::has_control;
 
 /// What a request target means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub enum Target {
 /// Reads a request target; `None` if it has none of the four forms. The bytes must be free of spaces and
 /// control characters already.
 pub fn parse_target(method: &[u8], target: &Bytes) -> Option<Target> {
-    if target.iter().any(|&b| b <= b' ' || b == 0x7f) {
+    if has_control(target) || memchr2(b' ', b'\t', target).is_some() {
         return None;
     }
     if method == b"CONNECT" {
@@ -91,7 +93,10 @@ pub fn is_valid_host(host: &[u8]) -> bool {
 }
 
 fn parse_absolute(target: &Bytes) -> Option<Target> {
-    let end = memmem::find(target, b"://")?;
+    let end = target.iter().position(|&b| b == b':')?;
+    if !target.get(end..)?.starts_with(b"://") {
+        return None;
+    }
     let scheme = target.slice(..end);
     if !scheme.first()?.is_ascii_alphabetic()
         || !scheme.iter().all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
