@@ -108,7 +108,7 @@ impl Threshold {
 impl EventLog {
     /// Calls `sink` for each entry from now on.
     pub fn subscribe(&self, sink: impl Fn(&LogEntry) + Send + Sync + 'static) {
-        self.push(Sink { call: Arc::new(sink), level: None });
+        self.push(&Sink { call: Arc::new(sink), level: None });
     }
 
     /// Calls `sink` for each entry of at least `level` from now on. Entries that no sink wants are not made.
@@ -118,12 +118,12 @@ impl EventLog {
         sink: impl Fn(&LogEntry) + Send + Sync + 'static,
     ) -> Threshold {
         let level = Arc::new(AtomicU8::new(level as u8));
-        self.push(Sink { call: Arc::new(sink), level: Some(level.clone()) });
+        self.push(&Sink { call: Arc::new(sink), level: Some(level.clone()) });
         self.find_minimum();
         Threshold { log: self.clone(), level }
     }
 
-    fn push(&self, sink: Sink) {
+    fn push(&self, sink: &Sink) {
         self.0.sinks.rcu(|sinks| {
             let mut sinks = Vec::clone(sinks);
             sinks.push(sink.clone());

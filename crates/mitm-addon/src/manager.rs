@@ -38,7 +38,7 @@ struct Entry {
 
 impl Manager {
     /// Appends an addon to the chain.
-    pub fn push(&self, addon: AddonRef) {
+    pub fn push(&self, addon: &AddonRef) {
         self.change(|chain| {
             chain.push(Entry { addon: addon.clone(), hooks: HookSet::NONE, wants_updates: false });
         });

@@ -119,6 +119,7 @@ impl Master {
     ///
     /// # Errors
     /// Another addon has its name, or it fails to load or to take the present options.
+    #[expect(clippy::needless_pass_by_value, reason = "a handle is given")]
     pub fn add(&self, addon: AddonRef) -> Result<(), MasterError> {
         let name = addon.name().to_owned();
         if self.0.manager.get(&name).is_some() {
@@ -126,7 +127,7 @@ impl Master {
         }
         let loader = Loader { master: self };
         addon.load(&loader).map_err(|error| MasterError::Load { name, error })?;
-        self.0.manager.push(addon.clone());
+        self.0.manager.push(&addon);
         self.0.options.apply_deferred()?;
         let all = self.0.options.names().iter().map(ToString::to_string).collect();
         addon.configure(&self.0.options, &all)?;
@@ -218,22 +219,7 @@ impl Master {
     pub async fn run(&self, check: impl Fn() -> Option<i32>) -> i32 {
         // A second run has the same runtime.
         let _ = self.0.runtime.set(tokio::runtime::Handle::current());
-        let code = match check() {
-            Some(code) => Some(code),
-            None => {
-                self.listen().await;
-                match check() {
-                    Some(code) => Some(code),
-                    None => {
-                        self.0.started.store(true, Ordering::Release);
-                        for addon in self.0.manager.addons() {
-                            finish(&addon, addon.running()).await;
-                        }
-                        check()
-                    }
-                }
-            }
-        };
+        let code = self.start(&check).await;
         if code.is_none() {
             while !self.0.should_exit.load(Ordering::Acquire) {
                 let asked = self.0.shutdown.notified();
@@ -248,6 +234,22 @@ impl Master {
             finish(&addon, addon.done()).await;
         }
         code.unwrap_or_else(|| self.0.exit_code.load(Ordering::Acquire))
+    }
+
+    /// Starts the listeners, then tells the addons. Returns the exit code if something speaks against it.
+    async fn start(&self, check: &impl Fn() -> Option<i32>) -> Option<i32> {
+        if let Some(code) = check() {
+            return Some(code);
+        }
+        self.listen().await;
+        if let Some(code) = check() {
+            return Some(code);
+        }
+        self.0.started.store(true, Ordering::Release);
+        for addon in self.0.manager.addons() {
+            finish(&addon, addon.running()).await;
+        }
+        check()
     }
 
     /// Ends the run.

@@ -110,11 +110,6 @@ impl Engine {
         })
     }
 
-    /// True for names that only the proxy itself answers for.
-    pub(crate) fn is_reserved(&self, settings: &Settings, host: &str) -> bool {
-        settings.onboarding_host.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(host))
-    }
-
     /// Returns the number of open client connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)

@@ -340,7 +340,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
 
     async fn ask_server(&mut self, source: Source) -> Result<After, Failure> {
         let destination = self.request.with(|request| self.ctx.destination(request));
-        if self.ctx.engine.is_reserved(&self.ctx.settings, &destination.host) {
+        if self.ctx.settings.is_reserved(&destination.host) {
             return Err(Failure::Connect(
                 format!("{} is the proxy's own name for its certificate page.", destination.host)
                     .into(),

@@ -75,7 +75,7 @@ macro_rules! for_each_hook {
             DnsResponse dns_response(FlowRef);
             /// A DNS query could not be answered.
             DnsError dns_error(FlowRef);
-            /// A complete ClientHello was read.
+            /// A complete `ClientHello` was read.
             TlsClienthello tls_clienthello(Shared<ClientHelloData>);
             /// The TLS handshake with the client is about to begin.
             TlsStartClient tls_start_client(TlsData);
@@ -246,7 +246,7 @@ pub struct TlsData {
     pub on_client: bool,
 }
 
-/// A ClientHello, and what to do about it.
+/// A `ClientHello`, and what to do about it.
 #[derive(Clone, Debug)]
 pub struct ClientHelloData {
     pub client: Shared<Client>,

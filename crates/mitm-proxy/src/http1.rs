@@ -429,7 +429,7 @@ async fn connect(
 /// True if the server is connected before CONNECT is answered: eager, and not known from a moment ago.
 fn wants_connection(ctx: &Context, destination: &Destination) -> bool {
     ctx.settings.eager
-        && !ctx.engine.is_reserved(&ctx.settings, &destination.host)
+        && !ctx.settings.is_reserved(&destination.host)
         && !ctx.engine.sniffed.knows_address(&ctx.engine, destination)
 }
 

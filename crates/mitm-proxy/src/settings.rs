@@ -46,7 +46,7 @@ impl Default for Settings {
             store_streamed_bodies: false,
             rules: Rules::default(),
             body_memory_limit: 1 << 20,
-            idle_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_mins(10),
             connect_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(30),
             connect_addr: None,
@@ -60,6 +60,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// True for names that only the proxy itself answers for.
+    pub(crate) fn is_reserved(&self, host: &str) -> bool {
+        self.onboarding_host.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
+
     /// Reads the options.
     ///
     /// # Errors

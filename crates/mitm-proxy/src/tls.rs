@@ -129,7 +129,7 @@ pub(crate) async fn accept(
         }
     };
     let facts = match &destination {
-        Some(to) if server_first && !engine.is_reserved(&ctx.settings, &to.host) => {
+        Some(to) if server_first && !ctx.settings.is_reserved(&to.host) => {
             sniff(ctx, to, upstreams).await
         }
         _ => None,
@@ -195,7 +195,7 @@ pub(crate) async fn accept(
             let failure = describe_client_error(&error, &host);
             match failure.severity {
                 mitm_tls::Severity::Info => info!(client = %name, "{}", failure.message),
-                _ => warn!(client = %name, "{}", failure.message),
+                mitm_tls::Severity::Warn => warn!(client = %name, "{}", failure.message),
             }
             ctx.client.update(|client| client.error = Some(failure.message.into()));
             engine.fire(Event::TlsFailedClient(data)).await;
@@ -217,16 +217,15 @@ async fn sniff(
         return Some(facts);
     }
     let plain = Destination::plain(Arc::clone(&destination.host), destination.port);
-    let conn = match upstreams.take(&plain) {
-        Some(conn) => upgrade(ctx, conn, destination).await,
-        None => {
-            let server = Server::new(Some(destination.address()));
-            upstreams.fresh(destination, server.into()).await
-        }
+    let conn = if let Some(conn) = upstreams.take(&plain) {
+        upgrade(ctx, conn, destination).await
+    } else {
+        let server = Server::new(Some(destination.address()));
+        upstreams.fresh(destination, server.into()).await
     };
     match conn {
         Ok(conn) => {
-            let facts = conn.server.with(|server| ServerFacts::of(server));
+            let facts = conn.server.with(ServerFacts::of);
             upstreams.put_new(conn);
             facts.map(Arc::new)
         }
@@ -330,7 +329,7 @@ impl ServerFacts {
 }
 
 /// How long what a server showed is taken for true.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED: Duration = Duration::from_mins(10);
 /// Of how many servers.
 const REMEMBERED_MAX: usize = 10_000;
 

@@ -268,15 +268,14 @@ async fn open(engine: &Engine, server: &Shared<Server>) -> Result<TcpStream, Str
     });
     let address = address.ok_or("Cannot open connection, no hostname given.")?;
     let name = address.to_string();
-    let addresses: Vec<SocketAddr> = match address.host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, address.port)],
-        Err(_) => {
-            let lookup = tokio::net::lookup_host((&*address.host, address.port));
-            match timeout(settings.connect_timeout, lookup).await {
-                Ok(Ok(addresses)) => addresses.collect(),
-                Ok(Err(error)) => return Err(format!("Cannot resolve {}: {error}", address.host)),
-                Err(_) => return Err(format!("Cannot resolve {}: timed out", address.host)),
-            }
+    let addresses = if let Ok(ip) = address.host.parse::<IpAddr>() {
+        vec![SocketAddr::new(ip, address.port)]
+    } else {
+        let lookup = tokio::net::lookup_host((&*address.host, address.port));
+        match timeout(settings.connect_timeout, lookup).await {
+            Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+            Ok(Err(error)) => return Err(format!("Cannot resolve {}: {error}", address.host)),
+            Err(_) => return Err(format!("Cannot resolve {}: timed out", address.host)),
         }
     };
     if addresses.is_empty() {

@@ -19,6 +19,7 @@ use crate::{
 };
 
 /// How a response ended.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
 pub(crate) struct Received {
     /// The server keeps its connection open for another request.
     pub(crate) reusable: bool,

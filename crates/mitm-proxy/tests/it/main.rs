@@ -1,5 +1,7 @@
 //! The engine over loopback: scripted clients and origins, and hooks that are noted.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up has failed")]
+
 mod bodies;
 mod exchanges;
 mod harness;
