@@ -36,6 +36,8 @@ enum Repr {
     /// Not known: it was forwarded without being kept, or has not arrived yet.
     #[default]
     Missing,
+    /// Forwarded without being kept; only its length is known.
+    Counted(u64),
     Memory(Bytes),
     Stored(Arc<dyn Extent>),
 }
@@ -50,6 +52,11 @@ impl Body {
         Bytes::new().into()
     }
 
+    /// A body that was forwarded without being kept: missing, but its length is known.
+    pub fn counted(len: u64) -> Self {
+        Self { repr: Repr::Counted(len), partial: false }
+    }
+
     pub fn stored(extent: Arc<dyn Extent>) -> Self {
         Self { repr: Repr::Stored(extent), partial: false }
     }
@@ -61,8 +68,9 @@ impl Body {
         self
     }
 
+    /// True if the bytes are not available.
     pub fn is_missing(&self) -> bool {
-        matches!(self.repr, Repr::Missing)
+        matches!(self.repr, Repr::Missing | Repr::Counted(_))
     }
 
     /// True if the rest of the body never arrived: such a message is not replayed.
@@ -70,10 +78,12 @@ impl Body {
         self.partial
     }
 
-    /// Returns the length in bytes, or `None` if the body is missing.
+    /// Returns the length in bytes, or `None` if it is not known. A [`counted`](Self::counted) body has
+    /// a length although it is missing.
     pub fn len(&self) -> Option<u64> {
         match &self.repr {
             Repr::Missing => None,
+            Repr::Counted(len) => Some(*len),
             Repr::Memory(bytes) => Some(bytes.len() as u64),
             Repr::Stored(extent) => Some(extent.len()),
         }
@@ -81,14 +91,14 @@ impl Body {
 
     /// True if the body is known and has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == Some(0)
+        !self.is_missing() && self.len() == Some(0)
     }
 
     /// Returns the bytes if they are in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match &self.repr {
             Repr::Memory(bytes) => Some(bytes),
-            Repr::Missing | Repr::Stored(_) => None,
+            Repr::Missing | Repr::Counted(_) | Repr::Stored(_) => None,
         }
     }
 
@@ -98,7 +108,7 @@ impl Body {
     /// Those of reading a stored body.
     pub fn bytes(&self) -> io::Result<Option<Bytes>> {
         match &self.repr {
-            Repr::Missing => Ok(None),
+            Repr::Missing | Repr::Counted(_) => Ok(None),
             Repr::Memory(bytes) => Ok(Some(bytes.clone())),
             Repr::Stored(extent) => {
                 let len = usize::try_from(extent.len()).map_err(io::Error::other)?;
@@ -115,7 +125,7 @@ impl Body {
     /// Those of reading a stored body.
     pub fn prefix(&self, limit: usize) -> io::Result<Bytes> {
         match &self.repr {
-            Repr::Missing => Ok(Bytes::new()),
+            Repr::Missing | Repr::Counted(_) => Ok(Bytes::new()),
             Repr::Memory(bytes) => Ok(bytes.slice(..limit.min(bytes.len()))),
             Repr::Stored(extent) => {
                 let len = usize::try_from(extent.len()).map_or(limit, |len| len.min(limit));
@@ -150,11 +160,12 @@ impl From<Option<Bytes>> for Body {
     }
 }
 
-/// Equal if both are missing or have the same bytes in memory, or are the same stored extent.
+/// Equal if both are missing (and of one length), have the same bytes in memory, or are the same stored extent.
 impl PartialEq for Body {
     fn eq(&self, other: &Self) -> bool {
         match (&self.repr, &other.repr) {
             (Repr::Missing, Repr::Missing) => true,
+            (Repr::Counted(a), Repr::Counted(b)) => a == b,
             (Repr::Memory(a), Repr::Memory(b)) => a == b,
             (Repr::Stored(a), Repr::Stored(b)) => Arc::ptr_eq(a, b),
             _ => false,
@@ -166,6 +177,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.repr {
             Repr::Missing => f.write_str("missing"),
+            Repr::Counted(len) => write!(f, "not kept, {len} bytes"),
             Repr::Memory(bytes) => bytes.fmt(f),
             Repr::Stored(extent) => write!(f, "stored, {} bytes", extent.len()),
         }
@@ -184,7 +196,7 @@ impl Iterator for Chunks {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &self.body {
-            Repr::Missing => None,
+            Repr::Missing | Repr::Counted(_) => None,
             Repr::Memory(bytes) => {
                 let bytes = bytes.clone();
                 self.body = Repr::Missing;

@@ -245,12 +245,10 @@ impl Charset {
             // Python's short names of what WHATWG labels otherwise.
             "latin2" | "latin-2" => "iso-8859-2",
             "cp932" | "ms932" | "mskanji" => "shift_jis",
-            "cp949" | "uhc" => "euc-kr",
+            "cp949" | "uhc" | "euckr" => "euc-kr",
             "cp950" => "big5",
             "cp936" | "936" => "gbk",
             "eucjp" => "euc-jp",
-            "euckr" => "euc-kr",
-            "koi8-u" => "koi8-u",
             name => name,
         };
         let encoding = Encoding::for_label(label.as_bytes()).or_else(|| {
@@ -345,12 +343,7 @@ impl Charset {
 
 impl ByteOrder {
     /// Returns whether the text is big-endian, and the text without the mark if the charset is marked.
-    fn resolve<'a, const N: usize>(
-        self,
-        bytes: &'a [u8],
-        little: [u8; N],
-        big: [u8; N],
-    ) -> (bool, &'a [u8]) {
+    fn resolve<const N: usize>(self, bytes: &[u8], little: [u8; N], big: [u8; N]) -> (bool, &[u8]) {
         match self {
             Self::Little => (false, bytes),
             Self::Big => (true, bytes),

@@ -119,25 +119,22 @@ pub fn refresh_set_cookie_header(text: &[u8], delta: f64) -> Option<Vec<u8>> {
             continue;
         }
         let value = pair.value.unwrap_or_default();
-        match std::str::from_utf8(&value).ok().and_then(date::parse) {
-            Some(seconds) => {
-                out.extend_from_slice(text.get(copied..pair.written.start)?);
-                out.extend_from_slice(date::format(seconds as f64 + delta).as_bytes());
-                copied = pair.written.end;
-            }
-            None => {
-                // With the semicolon before it.
-                let before = text.get(copied..pair.name.start)?.trim_ascii_end();
-                out.extend_from_slice(before.strip_suffix(b";").unwrap_or(before));
-                copied = pair.written.end;
-            }
+        if let Some(seconds) = std::str::from_utf8(&value).ok().and_then(date::parse) {
+            out.extend_from_slice(text.get(copied..pair.written.start)?);
+            out.extend_from_slice(date::format(seconds as f64 + delta).as_bytes());
+        } else {
+            // With the semicolon before it.
+            let before = text.get(copied..pair.name.start)?.trim_ascii_end();
+            out.extend_from_slice(before.strip_suffix(b";").unwrap_or(before));
         }
+        copied = pair.written.end;
     }
     out.extend_from_slice(text.get(copied..)?);
     (!first).then_some(out)
 }
 
-/// Groups pairs of a `cookie` field that are attributes (`path`, `$Version`-less relics of RFC 2109) with the cookie before them.
+/// Joins the pairs of a `cookie` field that are attributes, as old clients send them, with the cookie before
+/// them.
 pub fn group_cookies(pairs: impl IntoIterator<Item = (Bytes, Option<Bytes>)>) -> Vec<SetCookie> {
     const ATTRIBUTES: [&str; 8] =
         ["expires", "path", "comment", "max-age", "secure", "httponly", "version", "domain"];

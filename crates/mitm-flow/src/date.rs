@@ -66,7 +66,7 @@ fn month_number(token: &str) -> Option<i64> {
     const MONTHS: [&str; 12] =
         ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
     let start = token.get(..3)?;
-    MONTHS.iter().position(|month| month.eq_ignore_ascii_case(start)).map(|i| i as i64 + 1)
+    (1..).zip(MONTHS).find(|(_, month)| month.eq_ignore_ascii_case(start)).map(|(number, _)| number)
 }
 
 /// Counts days of the proleptic Gregorian calendar from 1970-01-01. Years begin in March here, so that the leap

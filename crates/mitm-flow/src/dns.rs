@@ -1,4 +1,4 @@
-//! DNS messages (RFC 1035): plain values, their text, and their [wire format](wire).
+//! DNS messages (RFC 1035): plain values, their text, and their wire format.
 //!
 //! Names are text without the dot at the end. Bytes of a label that are not printable ASCII, dots and
 //! backslashes are escaped as in zone files (`\\046`, RFC 1035 §5.1), so that any name survives.
@@ -13,6 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
+
+use crate::{human, url};
 
 pub use names::{
     A, AAAA, CNAME, HTTPS, IN, MX, NS, PTR, SOA, SRV, TXT, class_name, op_code_name,
@@ -128,8 +130,11 @@ impl ResourceRecord {
             AAAA => <[u8; 16]>::try_from(&*self.data)
                 .ok()
                 .map(|ip| Ipv6Addr::from(ip).to_string().into()),
-            NS | CNAME | PTR => unpack_name(&self.data).map(Cow::from),
-            TXT => txt_text(&self.data),
+            NS | CNAME | PTR => unpack_name(&self.data)
+                .map(|name| url::to_unicode(name.as_bytes()).into_owned().into()),
+            // As it is, the length octets of its strings included.
+            TXT => std::str::from_utf8(&self.data).ok().map(Cow::from),
+            HTTPS => service_text(&self.data).map(Cow::from),
             _ => return hex(&self.data).into(),
         };
         readable.unwrap_or_else(|| {
@@ -138,19 +143,34 @@ impl ResourceRecord {
     }
 }
 
-/// Joins the strings of TXT data. Data that is not made of them is taken for text as it is.
-fn txt_text(data: &[u8]) -> Option<Cow<'_, str>> {
-    let strings = || {
-        let mut out = Vec::with_capacity(data.len());
-        let mut rest = data;
-        while let Some((&len, behind)) = rest.split_first() {
-            let (string, behind) = behind.split_at_checked(len.into())?;
-            out.extend_from_slice(string);
-            rest = behind;
+/// Returns the priority, the target and the parameters of HTTPS data (RFC 9460 §2.2).
+fn service_text(data: &[u8]) -> Option<String> {
+    const PARAMETERS: [&str; 7] =
+        ["mandatory", "alpn", "no_default_alpn", "port", "ipv4hint", "ech", "ipv6hint"];
+    let (priority, rest) = read_u16(data)?;
+    let (target, mut rest) = wire::split_name(rest)?;
+    let target = url::to_unicode(target.as_bytes());
+    let mut out = format!("priority: {priority} target_name: '{target}' {{");
+    let mut separator = "";
+    while !rest.is_empty() {
+        let (key, behind) = read_u16(rest)?;
+        let (len, behind) = read_u16(behind)?;
+        let (value, behind) = behind.split_at_checked(len.into())?;
+        let value = human::bytes_repr(value);
+        match PARAMETERS.get(usize::from(key)) {
+            Some(name) => write!(out, "{separator}'{name}': {value}"),
+            None => write!(out, "{separator}'key{key}': {value}"),
         }
-        String::from_utf8(out).ok()
-    };
-    strings().map(Cow::from).or_else(|| std::str::from_utf8(data).ok().map(Cow::from))
+        .expect("writing to a string succeeds");
+        separator = ", ";
+        rest = behind;
+    }
+    out.push('}');
+    Some(out)
+}
+
+fn read_u16(data: &[u8]) -> Option<(u16, &[u8])> {
+    data.split_first_chunk().map(|(bytes, rest)| (u16::from_be_bytes(*bytes), rest))
 }
 
 fn hex(data: &[u8]) -> String {
@@ -179,7 +199,13 @@ mod tests {
             (NS, b"\x03foo\x03bar\0", "foo.bar"),
             (CNAME, b"\xc0\x0c", "0xc00c (invalid CNAME data)"),
             (PTR, b"\0", ""),
-            (TXT, b"\x02ab\x01c", "abc"),
+            (NS, b"\x0exn--mnchen-3ya\x02de\0", "münchen.de"),
+            (
+                HTTPS,
+                b"\0\x01\x01a\0\0\x01\0\x03\x02h2\x00\x63\0\x01x",
+                "priority: 1 target_name: 'a' {'alpn': b'\\x02h2', 'key99': b'x'}",
+            ),
+            (HTTPS, b"\0\x01\0\0\x01\0\x09", "0x00010000010009 (invalid HTTPS data)"),
             (TXT, b"hello", "hello"),
             (TXT, b"\xff\xfe", "0xfffe (invalid TXT data)"),
             (MX, b"\0\x0a\0", "0x000a00"),
@@ -194,11 +220,11 @@ mod tests {
             questions: vec![Question { name: "dns.google".into(), kind: A, class: IN }],
             ..DnsMessage::default()
         };
-        let answers = vec![record(A, b"\x08\x08\x08\x08"), record(TXT, b"\x01x")];
+        let answers = vec![record(A, b"\x08\x08\x08\x08"), record(TXT, b"x")];
         let response = query.succeed(answers);
         assert_eq!(response.to_string(), "dns.google\r\n8.8.8.8\r\nx");
         assert_eq!(response.question(), query.questions.first());
-        assert_eq!(response.size(), 6);
+        assert_eq!(response.size(), 5);
         assert!(query.fail(0).is_none());
         assert_eq!(query.fail(3).unwrap().response_code, 3);
     }

@@ -86,6 +86,15 @@ pub fn bytes_to_escaped_str(bytes: &[u8], keep_spacing: bool, escape_quotes: boo
     out
 }
 
+/// Formats bytes as Python's `repr` does: `b'it\\x00'`, in double quotes if only these need no escape.
+pub fn bytes_repr(bytes: &[u8]) -> String {
+    if bytes.contains(&b'\'') && !bytes.contains(&b'"') {
+        format!("b\"{}\"", bytes_to_escaped_str(bytes, false, false))
+    } else {
+        format!("b'{}'", bytes_to_escaped_str(bytes, false, true))
+    }
+}
+
 /// A `\x` without two hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("invalid \\x escape at position {0}")]
@@ -203,6 +212,9 @@ mod tests {
         let escaped = bytes_to_escaped_str(b"caf\xe9\\ 'q' \"d\" \n\0", false, false);
         assert_eq!(escaped, "caf\\xe9\\\\ 'q' \"d\" \\n\\x00");
         assert_eq!(bytes_to_escaped_str(b"'\t", true, true), "\\'\t");
+        assert_eq!(bytes_repr(b"message\0"), r"b'message\x00'");
+        assert_eq!(bytes_repr(b"it's"), r#"b"it's""#);
+        assert_eq!(bytes_repr(b"it's \""), r#"b'it\'s "'"#);
         assert_eq!(escaped_str_to_bytes("\\101\\q\\").unwrap(), b"A\\q\\");
         assert_eq!(escaped_str_to_bytes("ab\\xg0"), Err(InvalidEscape(2)));
         assert_eq!(escaped_str_to_bytes("\\x+1"), Err(InvalidEscape(0)));

@@ -136,12 +136,11 @@ pub trait Message {
             let unchanged =
                 in_memory && self.content(MAX_DECODED).is_ok_and(|old| old.as_ref() == Some(&new));
             if !unchanged {
-                match coding::encode(&value, &new) {
-                    Ok(encoded) => *self.body_mut() = encoded.into(),
-                    Err(_) => {
-                        self.headers_mut().remove("content-encoding");
-                        *self.body_mut() = new.into();
-                    }
+                if let Ok(encoded) = coding::encode(&value, &new) {
+                    *self.body_mut() = encoded.into();
+                } else {
+                    self.headers_mut().remove("content-encoding");
+                    *self.body_mut() = new.into();
                 }
             }
         } else {

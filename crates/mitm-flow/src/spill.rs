@@ -238,7 +238,7 @@ impl Writer {
     fn run(mut self) {
         while let Some(job) = self.next_job() {
             match job {
-                Job::Write(body) => self.write(body),
+                Job::Write(body) => self.write(&body),
                 Job::Free(segments) => self.punch(&segments),
             }
         }
@@ -257,26 +257,30 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, body: Arc<SpilledBody>) {
+    fn write(&mut self, body: &Arc<SpilledBody>) {
         // Nobody else holds the body, and from here nobody can: there is no reader left.
-        if Arc::strong_count(&body) == 1 {
+        if Arc::strong_count(body) == 1 {
             return;
         }
         let pieces = body.waiting_pieces(WRITE_BYTES);
         let result = match pieces.as_slice() {
             [] => Ok(()),
-            [piece] => self.append(&body, piece),
+            [piece] => self.append(body, piece),
             pieces => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 scratch.clear();
-                pieces.iter().for_each(|piece| scratch.extend_from_slice(piece));
-                let result = self.append(&body, &scratch);
+                for piece in pieces {
+                    scratch.extend_from_slice(piece);
+                }
+                let result = self.append(body, &scratch);
                 self.scratch = scratch;
                 result
             }
         };
         match result {
-            Ok(()) if body.commit(pieces.len()) => body.store().enqueue(Job::Write(body.clone())),
+            Ok(()) if body.commit(pieces.len()) => {
+                body.store().enqueue(Job::Write(Arc::clone(body)));
+            }
             Ok(()) => {}
             Err(error) => {
                 report_failure(&self.inner.dir.display().to_string(), &error);
@@ -295,13 +299,9 @@ impl Writer {
         }
         let mut written = 0;
         while !bytes.is_empty() {
-            let place = match body.place(written) {
-                Some(place) => place,
-                None => {
-                    let segment = self.allocate(body.next_segment_len())?;
-                    body.add_segment(segment);
-                    continue;
-                }
+            let Some(place) = body.place(written) else {
+                body.add_segment(self.allocate(body.next_segment_len())?);
+                continue;
             };
             let room = usize::try_from(place.room).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(room);

@@ -57,12 +57,13 @@ pub fn parse(url: &str) -> Result<Url, UrlError> {
     let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
     let (host, port) = split_place(place)?;
     let port = match port.unwrap_or("") {
-        "" | "0" => default_port(scheme.as_bytes()).unwrap_or(80),
+        "" => 0,
         port if port.bytes().all(|b| b.is_ascii_digit()) => {
             port.parse().map_err(|_| UrlError::InvalidPort)?
         }
         _ => return Err(UrlError::InvalidPort),
     };
+    let port = if port == 0 { default_port(scheme.as_bytes()).unwrap_or(80) } else { port };
     if host.is_empty() {
         return Err(UrlError::NoHost);
     }
@@ -92,12 +93,21 @@ fn split_place(place: &str) -> Result<(&str, Option<&str>), UrlError> {
     })
 }
 
-fn target(path: &str) -> String {
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    // An empty query or fragment leaves no trace.
-    let path = path.strip_suffix('#').unwrap_or(path);
-    let path = path.strip_suffix('?').unwrap_or(path);
-    format!("{slash}{}", percent_encode(path.as_bytes(), NOT_IN_TARGET))
+/// Returns the request target of what follows the host. An empty query or fragment leaves no trace.
+fn target(text: &str) -> String {
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut out = String::with_capacity(text.len() + 1);
+    if !path.starts_with('/') {
+        out.push('/');
+    }
+    for (mark, part) in [("", path), ("?", query), ("#", fragment)] {
+        if !part.is_empty() {
+            out.push_str(mark);
+            out.extend(percent_encode(part.as_bytes(), NOT_IN_TARGET));
+        }
+    }
+    out
 }
 
 /// Joins the parts of a URL. The port is left out if it is that of the scheme, `*` as a path too.
@@ -275,6 +285,8 @@ mod tests {
         check("https://foo/a;b?c#d", Ok("https foo 443 /a;b?c#d"));
         check("http://foo#x/y", Ok("http foo 80 /#x/y"));
         check("http://foo/x?", Ok("http foo 80 /x"));
+        check("http://foo/x??#", Ok("http foo 80 /x??"));
+        check("http://foo/x?#f#", Ok("http foo 80 /x#f#"));
         check("http://foo//x", Ok("http foo 80 //x"));
         check("ftp://foo/x", Ok("ftp foo 80 /x"));
         check("http://bücher.de/ü", Ok("http xn--bcher-kva.de 80 /%C3%BC"));

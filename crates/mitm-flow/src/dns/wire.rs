@@ -153,17 +153,25 @@ impl DnsMessage {
 
 /// Reads a name without compression that is all of `data`.
 pub fn unpack_name(data: &[u8]) -> Option<String> {
-    let mut reader = Reader { data, at: 0 };
+    split_name(data).filter(|(_, rest)| rest.is_empty()).map(|(name, _)| name)
+}
+
+/// Reads a name without compression, and returns what follows it too.
+pub(super) fn split_name(data: &[u8]) -> Option<(String, &[u8])> {
     let mut name = String::new();
+    let mut rest = data;
     loop {
-        let len = usize::from(reader.u8().ok()?);
+        let (&len, behind) = rest.split_first()?;
         if len == 0 {
-            return (reader.at == data.len()).then_some(name);
+            return Some((name, behind));
         }
-        if len > MAX_LABEL || reader.at + len >= MAX_NAME {
+        let (label, behind) = behind.split_at_checked(len.into())?;
+        // With the root's octet.
+        if label.len() > MAX_LABEL || data.len() - behind.len() >= MAX_NAME {
             return None;
         }
-        push_label(&mut name, reader.take(len).ok()?);
+        push_label(&mut name, label);
+        rest = behind;
     }
 }
 
@@ -369,7 +377,7 @@ mod tests {
         let longer = [RESPONSE, b"x"].concat();
         assert_eq!(DnsMessage::unpack(&longer, None), Err(DnsError::Trailing(1)));
         assert_eq!(DnsMessage::unpack_prefix(&longer, None).unwrap().1, RESPONSE.len());
-        assert_eq!(DnsMessage::unpack(&[0; 0x1_0000], None), Err(DnsError::TooLong));
+        assert_eq!(DnsMessage::unpack(&vec![0; 0x1_0000], None), Err(DnsError::TooLong));
     }
 
     #[test]

@@ -165,10 +165,19 @@ impl BodyBuilder {
         match self.pieces {
             Pieces::None => Body::empty(),
             Pieces::One(piece) => piece.into(),
-            Pieces::Memory(memory) => memory.freeze().into(),
+            Pieces::Memory(memory) => compact(memory).into(),
             Pieces::Spilled(body) if !body.has_failed() => Body::stored(body),
             Pieces::Spilled(_) | Pieces::Failed => Body::counted(self.len),
         }
+    }
+}
+
+/// Gives memory back that was reserved in vain: bodies are kept for long.
+fn compact(memory: BytesMut) -> Bytes {
+    if memory.capacity() - memory.len() > memory.len() / 4 {
+        Bytes::copy_from_slice(&memory)
+    } else {
+        memory.freeze()
     }
 }
 

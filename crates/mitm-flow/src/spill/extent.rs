@@ -186,13 +186,37 @@ impl SpilledBody {
     }
 }
 
+impl State {
+    /// Returns the waiting pieces that have bytes of `from..to`, and the place in the first of them where the
+    /// range begins.
+    fn overlapping(&self, from: u64, to: u64) -> (Vec<Bytes>, u64) {
+        let mut at = self.committed;
+        let mut skip = 0;
+        let mut pieces = Vec::new();
+        for piece in &self.waiting {
+            if at >= to {
+                break;
+            }
+            let end = at + piece.len() as u64;
+            if end > from {
+                if pieces.is_empty() {
+                    skip = from.saturating_sub(at);
+                }
+                pieces.push(piece.clone());
+            }
+            at = end;
+        }
+        (pieces, skip)
+    }
+}
+
 impl Extent for SpilledBody {
     fn len(&self) -> u64 {
         self.state.lock().pushed
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let (segments, committed, waiting) = {
+        let (segments, committed, (waiting, skip)) = {
             let state = self.state.lock();
             if let Some((kind, text)) = &state.failed {
                 return Err(io::Error::new(*kind, text.to_string()));
@@ -201,19 +225,13 @@ impl Extent for SpilledBody {
             if end > state.pushed {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // Only a range that ends behind the committed bytes needs those in memory.
-            let waiting: Vec<Bytes> = if end > state.committed {
-                state.waiting.iter().cloned().collect()
-            } else {
-                Vec::new()
-            };
-            (state.segments.clone(), state.committed, waiting)
+            (state.segments.clone(), state.committed, state.overlapping(offset, end))
         };
         let stored = committed.saturating_sub(offset).min(buf.len() as u64);
         let (from_file, from_memory) =
             buf.split_at_mut(usize::try_from(stored).map_err(io::Error::other)?);
         read_segments(&segments, from_file, offset)?;
-        copy_pieces(&waiting, from_memory, (offset + stored).saturating_sub(committed));
+        copy_pieces(&waiting, from_memory, skip);
         Ok(())
     }
 }
@@ -236,16 +254,11 @@ fn read_segments(segments: &[Segment], mut buf: &mut [u8], mut offset: u64) -> i
     Ok(())
 }
 
-fn copy_pieces(pieces: &[Bytes], mut buf: &mut [u8], mut offset: u64) {
+/// Fills `buf` from the pieces, from byte `offset` of the first on.
+fn copy_pieces(pieces: &[Bytes], mut buf: &mut [u8], offset: u64) {
+    let mut skip = usize::try_from(offset).unwrap_or(usize::MAX);
     for piece in pieces {
-        if buf.is_empty() {
-            break;
-        }
-        let Some(piece) = usize::try_from(offset).ok().and_then(|from| piece.get(from..)) else {
-            offset -= piece.len() as u64;
-            continue;
-        };
-        offset = 0;
+        let piece = piece.get(std::mem::take(&mut skip)..).unwrap_or_default();
         let (now, later) = buf.split_at_mut(piece.len().min(buf.len()));
         now.copy_from_slice(piece.get(..now.len()).unwrap_or_default());
         buf = later;

@@ -21,9 +21,9 @@ pub(super) fn create_private_dir(dir: &Path) -> io::Result<()> {
 /// True if the files of a directory are kept in memory.
 #[cfg(target_os = "linux")]
 pub(super) fn is_in_memory(dir: &Path) -> io::Result<bool> {
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    const RAMFS_MAGIC: i128 = 0x8584_58f6;
     let kind = nix::sys::statfs::statfs(dir)?.filesystem_type();
-    Ok(kind == nix::sys::statfs::TMPFS_MAGIC || i64::from(kind.0) == RAMFS_MAGIC)
+    Ok(kind == nix::sys::statfs::TMPFS_MAGIC || i128::from(kind.0) == RAMFS_MAGIC)
 }
 
 #[cfg(not(target_os = "linux"))]
