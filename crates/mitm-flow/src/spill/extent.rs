@@ -272,3 +272,36 @@ impl Drop for SpilledBody {
         self.store.free(state.segments, state.committed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_range_is_read_whether_it_is_written_or_not() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = SpillStore::open(dir.path()).unwrap();
+        let body = Arc::new(SpilledBody::new(store, None));
+        // The writer is kept away, and its work done by hand.
+        body.state.lock().queued = true;
+        let pieces = ["abc", "d", "efghi", "jk"];
+        assert!(pieces.iter().all(|piece| body.push(Bytes::from_static(piece.as_bytes()))));
+        let file = Arc::new(tempfile::tempfile_in(dir.path()).unwrap());
+        platform::write_all_at(&file, b"abc", 0).unwrap();
+        platform::write_all_at(&file, b"defghijk", 100).unwrap();
+        body.add_segment(Segment { file: Arc::clone(&file), at: 0, len: 3 });
+        body.add_segment(Segment { file, at: 100, len: 20 });
+        for committed in [0, 1, 2, 3, 4] {
+            for from in 0..=11 {
+                for to in from..=11 {
+                    let mut buf = vec![0; to - from];
+                    body.read_exact_at(&mut buf, from as u64).unwrap();
+                    assert_eq!(buf, b"abcdefghijk"[from..to], "{committed} {from}..{to}");
+                }
+            }
+            assert!(body.read_exact_at(&mut [0; 2], 10).is_err());
+            assert!(body.read_exact_at(&mut [0; 2], u64::MAX).is_err());
+            body.commit(usize::from(committed < 4));
+        }
+    }
+}
