@@ -24,11 +24,7 @@ impl Addon for ProxyServer {
         Ok(())
     }
 
-    fn configure(
-        &self,
-        options: &Options,
-        updated: &BTreeSet<String>,
-    ) -> Result<(), OptionsError> {
+    fn configure(&self, options: &Options, updated: &BTreeSet<String>) -> Result<(), OptionsError> {
         let settings = Settings::from_options(options)?;
         check_modes(options)?;
         if updated.contains(opts::SPILL_DIR.name()) || updated.contains(opts::SPILL_LIMIT.name()) {
@@ -36,7 +32,12 @@ impl Addon for ProxyServer {
         }
         let Some(master) = self.master.lock().upgrade() else { return Ok(()) };
         master.proxy().configure(settings);
-        let listening = [&*opts::MODE.name(), opts::LISTEN_HOST.name(), opts::LISTEN_PORT.name(), opts::SERVER.name()];
+        let listening = [
+            &*opts::MODE.name(),
+            opts::LISTEN_HOST.name(),
+            opts::LISTEN_PORT.name(),
+            opts::SERVER.name(),
+        ];
         if listening.iter().any(|name| updated.contains(*name)) {
             master.listen_later();
         }
@@ -74,13 +75,17 @@ fn set_spill_store(options: &Options) -> Result<(), OptionsError> {
     if let Some(dir) = options.get(&opts::SPILL_DIR).filter(|dir| !dir.is_empty()) {
         let dir = expand_user(&dir);
         let store = SpillStore::open(Path::new(&*dir)).map_err(|error| {
-            OptionsError::invalid(Arc::from(format!("Cannot use spill_dir {dir}: {error}")))
+            OptionsError::invalid(Arc::from(format!(
+                "Cannot use spill_dir {}: {error}",
+                dir.display()
+            )))
         })?;
         SpillStore::set_global(store);
     }
     let Some(limit) = options.size(&opts::SPILL_LIMIT)? else { return Ok(()) };
-    let limit = u64::try_from(limit)
-        .map_err(|_| OptionsError::invalid("Invalid value for spill_limit: it must not be negative."))?;
+    let limit = u64::try_from(limit).map_err(|_| {
+        OptionsError::invalid("Invalid value for spill_limit: it must not be negative.")
+    })?;
     if let Ok(store) = SpillStore::global() {
         store.set_cap(Some(limit));
     }

@@ -71,11 +71,7 @@ impl Addon for TlsConfig {
         Ok(())
     }
 
-    fn configure(
-        &self,
-        options: &Options,
-        updated: &BTreeSet<String>,
-    ) -> Result<(), OptionsError> {
+    fn configure(&self, options: &Options, updated: &BTreeSet<String>) -> Result<(), OptionsError> {
         if !OPTIONS.iter().any(|name| updated.contains(*name)) {
             return Ok(());
         }
