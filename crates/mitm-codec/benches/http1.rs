@@ -45,7 +45,7 @@ fn request_head(bencher: Bencher<'_, '_>) {
         buf.extend_from_slice(REQUEST.as_bytes());
         let head = parse_request(&mut buf, &rules).unwrap().unwrap();
         let framing = request_framing(&head.method, head.version, &head.headers, true);
-        black_box((&head, framing));
+        let _ = black_box((&head, framing));
     });
 }
 
@@ -58,7 +58,7 @@ fn response_head(bencher: Bencher<'_, '_>) {
         buf.extend_from_slice(RESPONSE.as_bytes());
         let head = parse_response(&mut buf, &rules).unwrap().unwrap();
         let framing = response_framing(b"GET", head.version, head.status, &head.headers, true);
-        black_box((&head, framing));
+        let _ = black_box((&head, framing));
     });
 }
 
