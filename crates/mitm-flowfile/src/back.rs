@@ -91,26 +91,40 @@ impl Back {
         self.at = capacity - used;
     }
 
+    /// Prepends bytes whose number is known when compiling: no call to copy them.
+    #[inline(always)]
+    pub(crate) fn put_array<const N: usize>(&mut self, bytes: &[u8; N]) {
+        if self.at < N {
+            self.grow(N);
+        }
+        let start = self.at - N;
+        if let Some(place) = self.buf.get_mut(start..).and_then(|rest| rest.first_chunk_mut()) {
+            *place = *bytes;
+        }
+        self.at = start;
+    }
+
     /// Prepends `LENGTH:`.
     #[inline]
-    fn put_prefix(&mut self, mut len: u64) {
-        let mut digits = [b':'; 21];
-        let mut i = digits.len() - 1;
-        loop {
-            i -= 1;
-            digits[i] = b'0' + (len % 10) as u8;
-            len /= 10;
-            if len == 0 {
-                break;
+    fn put_prefix(&mut self, len: u64) {
+        let digit = |n: u64| b'0' + (n % 10) as u8;
+        match len {
+            0..10 => self.put_array(&[digit(len), b':']),
+            10..100 => self.put_array(&[digit(len / 10), digit(len), b':']),
+            100..1000 => {
+                self.put_array(&[digit(len / 100), digit(len / 10), digit(len), b':']);
+            }
+            _ => {
+                self.put_array(b":");
+                self.put(itoa::Buffer::new().format(len).as_bytes());
             }
         }
-        self.put(&digits[i..]);
     }
 
     /// Prepends an element.
     #[inline]
     pub(crate) fn leaf(&mut self, tag: u8, payload: &[u8]) {
-        self.put(&[tag]);
+        self.put_array(&[tag]);
         self.put(payload);
         self.put_prefix(payload.len() as u64);
     }
@@ -118,7 +132,7 @@ impl Back {
     /// Prepends the end of a list or dict. Its elements follow from last to first, then [`close`](Self::close).
     #[inline]
     pub(crate) fn open(&mut self, tag: u8) -> u64 {
-        self.put(&[tag]);
+        self.put_array(&[tag]);
         self.len()
     }
 
@@ -130,12 +144,16 @@ impl Back {
 
     #[inline]
     pub(crate) fn null(&mut self) {
-        self.put(b"0:~");
+        self.put_array(b"0:~");
     }
 
     #[inline]
     pub(crate) fn boolean(&mut self, value: bool) {
-        self.put(if value { b"4:true!" } else { b"5:false!" });
+        if value {
+            self.put_array(b"4:true!");
+        } else {
+            self.put_array(b"5:false!");
+        }
     }
 
     pub(crate) fn int(&mut self, value: i64) {
@@ -156,7 +174,7 @@ impl Back {
         match body.in_memory() {
             Some(bytes) if len < STREAM_FROM => self.leaf(b',', bytes),
             _ => {
-                self.put(b",");
+                self.put_array(b",");
                 self.holes.push((self.buf.len() - self.at, body.clone()));
                 self.hole_bytes += len;
                 self.put_prefix(len);

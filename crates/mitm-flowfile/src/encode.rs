@@ -32,76 +32,76 @@ pub(crate) fn put_flow(out: &mut Back, flow: &FlowSnapshot) -> Result<(), Proble
 fn put_state(out: &mut Back, flow: &FlowSnapshot, backups: usize) -> Result<(), Problem> {
     let dict = out.open(b'}');
     out.int(CURRENT_VERSION);
-    out.key("version");
+    out.put_array(b"7:version;");
     out.text(flow.data.kind().as_str());
-    out.key("type");
+    out.put_array(b"4:type;");
     out.text(&flow.id);
-    out.key("id");
+    out.put_array(b"2:id;");
     match &flow.error {
         None => out.null(),
         Some(error) => {
             let dict = out.open(b'}');
             out.text(&error.msg);
-            out.key("msg");
+            out.put_array(b"3:msg;");
             out.float(error.timestamp);
-            out.key("timestamp");
+            out.put_array(b"9:timestamp;");
             out.close(dict);
         }
     }
-    out.key("error");
+    out.put_array(b"5:error;");
     put_client(out, &flow.client);
-    out.key("client_conn");
+    out.put_array(b"11:client_conn;");
     put_server(out, &flow.server);
-    out.key("server_conn");
+    out.put_array(b"11:server_conn;");
     out.boolean(flow.intercepted);
-    out.key("intercepted");
+    out.put_array(b"11:intercepted;");
     out.opt_text(flow.is_replay.map(mitm_flow::Replay::as_str));
-    out.key("is_replay");
+    out.put_array(b"9:is_replay;");
     out.text(&flow.marked);
-    out.key("marked");
+    out.put_array(b"6:marked;");
     let metadata = out.open(b'}');
     for (key, value) in flow.metadata.iter().rev() {
         put_value(out, value, 1)?;
         put_value(out, key, 1)?;
     }
     out.close(metadata);
-    out.key("metadata");
+    out.put_array(b"8:metadata;");
     out.text(&flow.comment);
-    out.key("comment");
+    out.put_array(b"7:comment;");
     out.float(flow.timestamp_created);
-    out.key("timestamp_created");
+    out.put_array(b"17:timestamp_created;");
     match &flow.backup {
         Some(backup) if backups > 0 => put_state(out, backup, backups - 1)?,
         _ => out.null(),
     }
-    out.key("backup");
+    out.put_array(b"6:backup;");
     match &flow.data {
         SnapshotData::Http { request, response, websocket } => {
             put_request(out, request);
-            out.key("request");
+            out.put_array(b"7:request;");
             match response {
                 None => out.null(),
                 Some(response) => put_response(out, response),
             }
-            out.key("response");
+            out.put_array(b"8:response;");
             match websocket {
                 None => out.null(),
                 Some(websocket) => put_websocket(out, websocket),
             }
-            out.key("websocket");
+            out.put_array(b"9:websocket;");
         }
         SnapshotData::Tcp(messages) | SnapshotData::Udp(messages) => {
             put_messages(out, messages);
-            out.key("messages");
+            out.put_array(b"8:messages;");
         }
         SnapshotData::Dns { request, response } => {
             put_dns(out, request);
-            out.key("request");
+            out.put_array(b"7:request;");
             match response {
                 None => out.null(),
                 Some(response) => put_dns(out, response),
             }
-            out.key("response");
+            out.put_array(b"8:response;");
         }
     }
     out.close(dict);
@@ -112,62 +112,62 @@ fn put_client(out: &mut Back, client: &Client) {
     let dict = out.open(b'}');
     // These two are never null in a file.
     put_address(out, client.peername.as_ref().unwrap_or(&Address::new("", 0)));
-    out.key("peername");
+    out.put_array(b"8:peername;");
     put_address(out, client.sockname.as_ref().unwrap_or(&Address::new("", 0)));
-    out.key("sockname");
+    out.put_array(b"8:sockname;");
     out.text(client.id.hyphenated().encode_lower(&mut [0; 36]));
-    out.key("id");
+    out.put_array(b"2:id;");
     out.text(client.transport.as_str());
-    out.key("transport_protocol");
+    out.put_array(b"18:transport_protocol;");
     out.opt_text(client.error.as_deref());
-    out.key("error");
+    out.put_array(b"5:error;");
     out.boolean(client.tls);
-    out.key("tls");
+    out.put_array(b"3:tls;");
     put_tls(out, &client.tls_facts);
     out.float(client.timestamp_start);
-    out.key("timestamp_start");
+    out.put_array(b"15:timestamp_start;");
     out.opt_float(client.timestamp_end);
-    out.key("timestamp_end");
+    out.put_array(b"13:timestamp_end;");
     out.opt_float(client.tls_facts.timestamp_setup);
-    out.key("timestamp_tls_setup");
+    out.put_array(b"19:timestamp_tls_setup;");
     match &client.mitmcert {
         None => out.null(),
         Some(cert) => put_certificate(out, cert),
     }
-    out.key("mitmcert");
+    out.put_array(b"8:mitmcert;");
     out.text(&client.proxy_mode);
-    out.key("proxy_mode");
+    out.put_array(b"10:proxy_mode;");
     out.close(dict);
 }
 
 fn put_server(out: &mut Back, server: &Server) {
     let dict = out.open(b'}');
     put_opt_address(out, server.peername.as_ref());
-    out.key("peername");
+    out.put_array(b"8:peername;");
     put_opt_address(out, server.sockname.as_ref());
-    out.key("sockname");
+    out.put_array(b"8:sockname;");
     out.text(server.id.hyphenated().encode_lower(&mut [0; 36]));
-    out.key("id");
+    out.put_array(b"2:id;");
     out.text(server.transport.as_str());
-    out.key("transport_protocol");
+    out.put_array(b"18:transport_protocol;");
     out.opt_text(server.error.as_deref());
-    out.key("error");
+    out.put_array(b"5:error;");
     out.boolean(server.tls);
-    out.key("tls");
+    out.put_array(b"3:tls;");
     put_tls(out, &server.tls_facts);
     out.opt_float(server.timestamp_start);
-    out.key("timestamp_start");
+    out.put_array(b"15:timestamp_start;");
     out.opt_float(server.timestamp_end);
-    out.key("timestamp_end");
+    out.put_array(b"13:timestamp_end;");
     out.opt_float(server.tls_facts.timestamp_setup);
-    out.key("timestamp_tls_setup");
+    out.put_array(b"19:timestamp_tls_setup;");
     match &server.address {
         None => out.null(),
         Some(address) => put_host_port(out, address),
     }
-    out.key("address");
+    out.put_array(b"7:address;");
     out.opt_float(server.timestamp_tcp_setup);
-    out.key("timestamp_tcp_setup");
+    out.put_array(b"19:timestamp_tcp_setup;");
     match &server.via {
         None => out.null(),
         Some(Via { scheme, address }) => {
@@ -177,7 +177,7 @@ fn put_server(out: &mut Back, server: &Server) {
             out.close(list);
         }
     }
-    out.key("via");
+    out.put_array(b"3:via;");
     out.close(dict);
 }
 
@@ -188,30 +188,30 @@ fn put_tls(out: &mut Back, facts: &TlsFacts) {
         put_certificate(out, cert);
     }
     out.close(list);
-    out.key("certificate_list");
+    out.put_array(b"16:certificate_list;");
     match &facts.alpn {
         None => out.null(),
         Some(alpn) => out.leaf(b',', alpn),
     }
-    out.key("alpn");
+    out.put_array(b"4:alpn;");
     let list = out.open(b']');
     for offer in facts.alpn_offers.iter().rev() {
         out.leaf(b',', offer);
     }
     out.close(list);
-    out.key("alpn_offers");
+    out.put_array(b"11:alpn_offers;");
     out.opt_text(facts.cipher.as_deref());
-    out.key("cipher");
+    out.put_array(b"6:cipher;");
     let list = out.open(b']');
     for cipher in facts.cipher_list.iter().rev() {
         out.text(cipher);
     }
     out.close(list);
-    out.key("cipher_list");
+    out.put_array(b"11:cipher_list;");
     out.opt_text(facts.version.map(mitm_flow::TlsVersion::as_str));
-    out.key("tls_version");
+    out.put_array(b"11:tls_version;");
     out.opt_text(facts.sni.as_deref());
-    out.key("sni");
+    out.put_array(b"3:sni;");
 }
 
 fn put_certificate(out: &mut Back, cert: &Cert) {
@@ -247,50 +247,50 @@ fn put_host_port(out: &mut Back, address: &Address) {
 fn put_request(out: &mut Back, request: &Request) {
     let dict = out.open(b'}');
     out.leaf(b',', &request.http_version);
-    out.key("http_version");
+    out.put_array(b"12:http_version;");
     put_headers(out, &request.headers);
-    out.key("headers");
+    out.put_array(b"7:headers;");
     out.body(&request.body);
-    out.key("content");
+    out.put_array(b"7:content;");
     put_trailers(out, request.trailers.as_ref());
-    out.key("trailers");
+    out.put_array(b"8:trailers;");
     out.float(request.timestamp_start);
-    out.key("timestamp_start");
+    out.put_array(b"15:timestamp_start;");
     out.opt_float(request.timestamp_end);
-    out.key("timestamp_end");
+    out.put_array(b"13:timestamp_end;");
     out.text(&request.host);
-    out.key("host");
+    out.put_array(b"4:host;");
     out.int(request.port.into());
-    out.key("port");
+    out.put_array(b"4:port;");
     out.leaf(b',', &request.method);
-    out.key("method");
+    out.put_array(b"6:method;");
     out.leaf(b',', &request.scheme);
-    out.key("scheme");
+    out.put_array(b"6:scheme;");
     out.leaf(b',', &request.authority);
-    out.key("authority");
+    out.put_array(b"9:authority;");
     out.leaf(b',', &request.path);
-    out.key("path");
+    out.put_array(b"4:path;");
     out.close(dict);
 }
 
 fn put_response(out: &mut Back, response: &Response) {
     let dict = out.open(b'}');
     out.leaf(b',', &response.http_version);
-    out.key("http_version");
+    out.put_array(b"12:http_version;");
     put_headers(out, &response.headers);
-    out.key("headers");
+    out.put_array(b"7:headers;");
     out.body(&response.body);
-    out.key("content");
+    out.put_array(b"7:content;");
     put_trailers(out, response.trailers.as_ref());
-    out.key("trailers");
+    out.put_array(b"8:trailers;");
     out.float(response.timestamp_start);
-    out.key("timestamp_start");
+    out.put_array(b"15:timestamp_start;");
     out.opt_float(response.timestamp_end);
-    out.key("timestamp_end");
+    out.put_array(b"13:timestamp_end;");
     out.int(response.status_code.into());
-    out.key("status_code");
+    out.put_array(b"11:status_code;");
     out.leaf(b',', &response.reason);
-    out.key("reason");
+    out.put_array(b"6:reason;");
     out.close(dict);
 }
 
@@ -326,21 +326,21 @@ fn put_websocket(out: &mut Back, websocket: &WebSocketSnapshot) {
         out.close(list);
     }
     out.close(messages);
-    out.key("messages");
+    out.put_array(b"8:messages;");
     match websocket.closed_by_client {
         None => out.null(),
         Some(by_client) => out.boolean(by_client),
     }
-    out.key("closed_by_client");
+    out.put_array(b"16:closed_by_client;");
     match websocket.close_code {
         None => out.null(),
         Some(code) => out.int(code),
     }
-    out.key("close_code");
+    out.put_array(b"10:close_code;");
     out.opt_text(websocket.close_reason.as_deref());
-    out.key("close_reason");
+    out.put_array(b"12:close_reason;");
     out.opt_float(websocket.timestamp_end);
-    out.key("timestamp_end");
+    out.put_array(b"13:timestamp_end;");
     out.close(dict);
 }
 
@@ -359,38 +359,38 @@ fn put_messages(out: &mut Back, messages: &[StreamMessage]) {
 fn put_dns(out: &mut Back, message: &DnsMessage) {
     let dict = out.open(b'}');
     out.opt_float(message.timestamp);
-    out.key("timestamp");
+    out.put_array(b"9:timestamp;");
     out.int(message.id.into());
-    out.key("id");
+    out.put_array(b"2:id;");
     out.boolean(message.query);
-    out.key("query");
+    out.put_array(b"5:query;");
     out.int(message.op_code.into());
-    out.key("op_code");
+    out.put_array(b"7:op_code;");
     out.boolean(message.authoritative_answer);
-    out.key("authoritative_answer");
+    out.put_array(b"20:authoritative_answer;");
     out.boolean(message.truncation);
-    out.key("truncation");
+    out.put_array(b"10:truncation;");
     out.boolean(message.recursion_desired);
-    out.key("recursion_desired");
+    out.put_array(b"17:recursion_desired;");
     out.boolean(message.recursion_available);
-    out.key("recursion_available");
+    out.put_array(b"19:recursion_available;");
     out.int(message.reserved.into());
-    out.key("reserved");
+    out.put_array(b"8:reserved;");
     out.int(message.response_code.into());
-    out.key("response_code");
+    out.put_array(b"13:response_code;");
     let list = out.open(b']');
     for Question { name, kind, class } in message.questions.iter().rev() {
         let dict = out.open(b'}');
         out.text(name);
-        out.key("name");
+        out.put_array(b"4:name;");
         out.int((*kind).into());
-        out.key("type");
+        out.put_array(b"4:type;");
         out.int((*class).into());
-        out.key("class_");
+        out.put_array(b"6:class_;");
         out.close(dict);
     }
     out.close(list);
-    out.key("questions");
+    out.put_array(b"9:questions;");
     for (key, records) in [
         ("answers", &message.answers),
         ("authorities", &message.authorities),
@@ -400,19 +400,19 @@ fn put_dns(out: &mut Back, message: &DnsMessage) {
         for ResourceRecord { name, kind, class, ttl, data } in records.iter().rev() {
             let dict = out.open(b'}');
             out.text(name);
-            out.key("name");
+            out.put_array(b"4:name;");
             out.int((*kind).into());
-            out.key("type");
+            out.put_array(b"4:type;");
             out.int((*class).into());
-            out.key("class_");
+            out.put_array(b"6:class_;");
             out.int((*ttl).into());
-            out.key("ttl");
+            out.put_array(b"3:ttl;");
             out.leaf(b',', data);
-            out.key("data");
+            out.put_array(b"4:data;");
             out.close(dict);
         }
         out.close(list);
-        out.key(key);
+        out.text(key);
     }
     out.close(dict);
 }
@@ -421,11 +421,6 @@ impl Back {
     #[inline]
     fn text(&mut self, text: &str) {
         self.leaf(b';', text.as_bytes());
-    }
-
-    #[inline]
-    fn key(&mut self, key: &'static str) {
-        self.text(key);
     }
 
     fn opt_text(&mut self, text: Option<&str>) {

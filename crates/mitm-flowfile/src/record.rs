@@ -334,6 +334,14 @@ impl LazyState for Lazy {
     fn record(&self) -> &[u8] {
         &self.0.bytes
     }
+
+    fn facts(&self) -> Option<&dyn Facts> {
+        Some(&self.0)
+    }
+
+    fn record_bytes(&self) -> Bytes {
+        self.0.bytes.clone()
+    }
 }
 
 impl Facts for RawRecord {
@@ -356,7 +364,7 @@ impl Facts for RawRecord {
 
     fn pretty_host(&self) -> Option<Cow<'_, str>> {
         let request = self.decoder().request_line(&self.request).ok()?;
-        Some(Cow::Owned(request.pretty_host()))
+        Some(Cow::Owned(request.pretty_host().into_owned()))
     }
 
     fn pretty_url(&self) -> Option<Cow<'_, str>> {
@@ -448,18 +456,5 @@ impl Facts for RawRecord {
             schema::find(&schema::SERVER, &self.bytes, connection).ok()?;
         let address = self.address(spans[schema::server::ADDRESS])?;
         Some(format!("{}:{}", address.host, address.port))
-    }
-}
-
-trait Pretty {
-    fn pretty_host(&self) -> String;
-    fn pretty_url(&self) -> String;
-}
-impl Pretty for mitm_flow::Request {
-    fn pretty_host(&self) -> String {
-        self.host.to_string()
-    }
-    fn pretty_url(&self) -> String {
-        self.host.to_string()
     }
 }

@@ -142,8 +142,40 @@ pub(crate) fn prefix(buf: &[u8], at: usize) -> Result<Prefix, TnetError> {
 }
 
 /// Reads the element at `at` of a buffer of less than 4 GiB. The tag is there but not looked at.
-#[inline]
+#[inline(always)]
 pub(crate) fn element(buf: &[u8], at: usize) -> Result<Span, TnetError> {
+    let span = short_element(buf, at);
+    if span.is_absent() { long_element(buf, at) } else { Ok(span) }
+}
+
+/// Reads an element whose length has one to three digits, as nearly all have; absent if it is not one.
+#[inline(always)]
+fn short_element(buf: &[u8], at: usize) -> Span {
+    let Some(&[a, b, c, d]) = buf.get(at..).and_then(|rest| rest.first_chunk()) else {
+        return Span::ABSENT;
+    };
+    let digit = |byte: u8| u32::from(byte.wrapping_sub(b'0'));
+    let (x, y, z) = (digit(a), digit(b), digit(c));
+    let (len, start, valid) = if b == b':' {
+        (x, 2, x < 10)
+    } else if c == b':' {
+        (x * 10 + y, 3, x < 10 && y < 10)
+    } else if d == b':' {
+        (x * 100 + y * 10 + z, 4, x < 10 && y < 10 && z < 10)
+    } else {
+        return Span::ABSENT;
+    };
+    let start = at + start;
+    let end = start + len as usize;
+    if valid && end < buf.len() {
+        return Span { start: start as u32, end: end as u32 };
+    }
+    Span::ABSENT
+}
+
+/// Reads any element.
+#[inline(never)]
+fn long_element(buf: &[u8], at: usize) -> Result<Span, TnetError> {
     let Prefix::Complete { start, len } = prefix(buf, at)? else {
         return Err(TnetError::new(at, Problem::Truncated));
     };
@@ -322,7 +354,7 @@ impl<'a> Items<'a> {
         Self { buf, at: container.start as usize }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Span>, TnetError> {
         if self.at >= self.buf.len() {
             return Ok(None);
