@@ -51,7 +51,7 @@ pub struct CertificateAuthority {
     issuer: IssuerName,
     serial: String,
     not_after: i64,
-    path_length: Option<u32>,
+    room_below: bool,
     crl: Vec<u8>,
 }
 
@@ -106,17 +106,17 @@ impl CertificateAuthority {
                 _ => None,
             })
             .unwrap_or_else(|| key::key_id(&parsed.public_key().subject_public_key.data).to_vec());
-        let path_length = parsed
-            .basic_constraints()
-            .ok()
-            .flatten()
-            .and_then(|constraints| constraints.value.path_len_constraint);
+        // Each authority of the chain would have those before it and the new one below itself.
+        let room_below = std::iter::once(&cert)
+            .chain(&chain)
+            .zip(1_u32..)
+            .all(|(cert, below)| path_length(cert).is_none_or(|path_length| path_length >= below));
         let issuer =
             IssuerName { subject: Bytes::copy_from_slice(parsed.subject().as_raw()), key_id };
         let serial = parsed.serial.to_string();
         let not_after = parsed.validity().not_after.timestamp();
         let crl = issue::empty_crl(&issuer, &key, issue::now())?;
-        Ok(Self { key, cert, chain, issuer, serial, not_after, path_length, crl })
+        Ok(Self { key, cert, chain, issuer, serial, not_after, room_below, crl })
     }
 
     pub fn cert(&self) -> &Cert {
@@ -162,7 +162,7 @@ impl CertificateAuthority {
 
     /// Whether an authority below this one could sign leaves.
     pub(crate) fn allows_intermediate(&self) -> bool {
-        self.path_length != Some(0)
+        self.room_below
     }
 
     /// The name by which the authority is known to people.
@@ -170,6 +170,12 @@ impl CertificateAuthority {
         let (_, parsed) = X509Certificate::from_der(self.cert.der()).ok()?;
         parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
     }
+}
+
+/// How many authorities a certificate allows below itself, if it says so.
+fn path_length(cert: &Cert) -> Option<u32> {
+    let (_, parsed) = X509Certificate::from_der(cert.der()).ok()?;
+    parsed.basic_constraints().ok()??.value.path_len_constraint
 }
 
 /// Makes a key and the certificate it signs for itself.

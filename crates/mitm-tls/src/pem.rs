@@ -97,6 +97,16 @@ pub(crate) fn parse(bytes: &[u8], passphrase: Option<&str>) -> Result<PemContent
     Ok(content)
 }
 
+/// Reads every certificate, whatever else is in the file.
+pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<Cert>, PemError> {
+    CertificateDer::pem_slice_iter(bytes)
+        .map(|der| match der {
+            Ok(der) => Ok(Cert::from_der(der.to_vec())),
+            Err(error) => Err(PemError::Syntax(error.to_string())),
+        })
+        .collect()
+}
+
 /// Reads a certificate with its key; `name` is how error texts call the file.
 pub(crate) fn parse_identity(
     bytes: &[u8],

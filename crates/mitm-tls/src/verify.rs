@@ -78,11 +78,11 @@ impl Trust {
         if let Some(path) = file {
             let failed = |reason| TlsSetupError::trusted_ca(path, reason);
             let bytes = pem::read_file(path).map_err(|error| failed(error.to_string()))?;
-            let content = pem::parse(&bytes, None).map_err(|error| failed(error.to_string()))?;
-            if content.certs.is_empty() {
+            let certs = pem::certificates(&bytes).map_err(|error| failed(error.to_string()))?;
+            if certs.is_empty() {
                 return Err(failed("no certificates in it".into()));
             }
-            trust.add_all(&content.certs);
+            trust.add_all(&certs);
         }
         if let Some(path) = dir {
             trust
@@ -112,9 +112,8 @@ impl Trust {
         }
         paths.sort();
         for path in paths.iter().filter(|path| path.is_file()) {
-            let content = pem::read_file(path).and_then(|bytes| pem::parse(&bytes, None));
-            match content {
-                Ok(content) => self.add_all(&content.certs),
+            match pem::read_file(path).and_then(|bytes| pem::certificates(&bytes)) {
+                Ok(certs) => self.add_all(&certs),
                 Err(error) => tracing::debug!("{} is left out: {error}", path.display()),
             }
         }

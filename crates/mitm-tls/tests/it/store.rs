@@ -205,11 +205,11 @@ fn an_authority_with_an_odd_name_is_named_byte_for_byte() {
     below.verify_signature(Some(above.public_key())).unwrap();
 }
 
-#[test]
-fn the_chain_above_the_authority_is_sent() {
+/// An RSA authority below a root.
+fn below_a_root(constraint: BasicConstraints) -> (CertStore, Cert) {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::new(Vec::new()).unwrap();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.is_ca = IsCa::Ca(constraint);
     let root_cert = root.self_signed(&root_key).unwrap();
     let issuer = Issuer::new(root, root_key);
     let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
@@ -221,14 +221,27 @@ fn the_chain_above_the_authority_is_sent() {
     let ca = mitm_tls::CertificateAuthority::from_pem(text.as_bytes(), None).unwrap();
     assert_eq!(ca.chain().len(), 1);
     let store = CertStore::new(Arc::new(ca), [], None).unwrap();
-    let leaf = store.get(&request(&["a.example"])).unwrap();
-    assert_eq!(leaf.chain.len(), 3, "issuer, authority, root");
-    let trusted = Cert::from_der(root_cert.der().to_vec());
-    let client = crate::support::client(&trusted, &[&rustls::version::TLS13]);
-    let options = mitm_tls::TlsOptions::new(mitm_tls::Side::Client);
-    let server = mitm_tls::Downstream::new(&options).unwrap().config(&leaf, None);
-    let name = crate::support::name("a.example");
-    crate::support::handshake(Arc::new(client), server, name).unwrap();
+    (store, Cert::from_der(root_cert.der().to_vec()))
+}
+
+#[test]
+fn the_chain_above_the_authority_is_sent() {
+    // The leaf is followed by our issuer, where the root leaves room for it, the authority, the root.
+    for (constraint, sent) in [
+        (BasicConstraints::Unconstrained, 3),
+        (BasicConstraints::Constrained(2), 3),
+        (BasicConstraints::Constrained(1), 2),
+        (BasicConstraints::Constrained(0), 2),
+    ] {
+        let (store, root) = below_a_root(constraint);
+        let leaf = store.get(&request(&["a.example"])).unwrap();
+        assert_eq!(leaf.chain.len(), sent, "{constraint:?}");
+        let client = crate::support::client(&root, &[&rustls::version::TLS13]);
+        let options = mitm_tls::TlsOptions::new(mitm_tls::Side::Client);
+        let server = mitm_tls::Downstream::new(&options).unwrap().config(&leaf, None);
+        let name = crate::support::name("a.example");
+        crate::support::handshake(Arc::new(client), server, name).unwrap();
+    }
 }
 
 #[tokio::test]

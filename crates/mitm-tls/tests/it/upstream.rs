@@ -163,7 +163,10 @@ fn directories_of_authorities_are_read() {
     // Once there are hashed names, only they count.
     Server::new(&["b.example"], |_| {}).save(&dir.path().join("0123abcd.0"));
     assert!(connect(&trusting(), "a.example", &config).is_err());
-    server.save(&dir.path().join("0123abcd.1"));
+    // Keys in such files do not matter, not even locked ones.
+    let locked =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    std::fs::write(dir.path().join("0123abcd.1"), locked.to_owned() + &server.cert.pem()).unwrap();
     connect(&trusting(), "a.example", &config).unwrap();
 }
 
