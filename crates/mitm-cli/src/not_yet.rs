@@ -18,7 +18,8 @@ pub const MESSAGE: &str = concat!(
     env!("CARGO_PKG_VERSION_MINOR")
 );
 
-/// Declared, but read by nobody.
+/// Declared, but read by nobody. (`http2`, `http3` and `websocket` are not here: set to anything but their default they
+/// ask for what is so.)
 pub const UNREAD: &[&str] = &[
     "allow_hosts",
     "http2_ping_keepalive",

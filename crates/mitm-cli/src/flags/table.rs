@@ -218,12 +218,12 @@ pub static TABLE: &[Flag] = &[
         )
     },
     Flag {
-        opposite: &["http2"],
-        ..proxy("no-http2", Switch("http2", false), "Do not speak HTTP/2")
+        opposite: &["no-http2"],
+        ..proxy("http2", LaterSwitch, "Speak HTTP/2 with those who offer it")
     },
     Flag {
-        opposite: &["websocket"],
-        ..proxy("no-websocket", Switch("websocket", false), "Do not decode WebSocket messages")
+        opposite: &["no-websocket"],
+        ..proxy("websocket", LaterSwitch, "Decode WebSocket messages")
     },
     Flag {
         aliases: &["no-raw-tcp"],
