@@ -7,6 +7,7 @@
 
 mod backend;
 mod downstream;
+mod hostile;
 mod keylog;
 mod openssl;
 mod peer;
