@@ -38,6 +38,9 @@ struct CaSource {
     passphrase: Option<String>,
 }
 
+/// The sizes of RSA keys that can be made.
+const KEY_SIZES: &[u32] = &[2048, 3072, 4096, 8192];
+
 /// The options that matter here.
 const OPTIONS: &[&str] = &[
     "add_upstream_certs_to_client_chain",
@@ -158,9 +161,11 @@ impl TlsConfig {
 
 fn ca_source(options: &Options) -> Result<CaSource, OptionsError> {
     let key_size = options.get(&opts::KEY_SIZE);
-    let key_size = u32::try_from(key_size).ok().filter(|bits| (1024..=16_384).contains(bits));
+    let key_size = u32::try_from(key_size).ok().filter(|bits| KEY_SIZES.contains(bits));
     let key_size = key_size.ok_or_else(|| {
-        OptionsError::invalid("Invalid value for key_size: an RSA key has 2048 to 8192 bits.")
+        OptionsError::invalid(format!(
+            "Invalid value for key_size: valid sizes of an RSA key are {KEY_SIZES:?}."
+        ))
     })?;
     Ok(CaSource {
         confdir: PathBuf::from(&*expand_user(&options.get(&opts::CONFDIR))),

@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 use mitm_codec::client_hello;
 use mitm_flow::{Cert, Client, Server, Shared, now};
 use mitm_tls::{
-    AlpnChoice, Backend, CertStore, Downstream, HelloFacts, LeafRequest, TlsOptions, Upstream,
-    UpstreamFacts, UpstreamKey, backend_for, choose_alpn, client_facts, describe_bad_hello,
+    AlpnChoice, Backend, CertStore, ClientFailure, Downstream, HelloFacts, KeyKind, LeafRequest,
+    Severity, TlsOptions, Upstream, UpstreamFacts, UpstreamKey, backend_for, choose_alpn, client_facts, describe_bad_hello,
     describe_client_error, describe_server_error, names_for_leaf, offers_for_server, server_facts,
 };
 use parking_lot::Mutex;
@@ -117,19 +117,14 @@ pub(crate) async fn accept(
         compression_methods: &hello.compression_methods,
         extensions: &hello.extensions,
     };
-    let key = match backend_for(&offer, &tls.client_options) {
-        Backend::Rustls(key) => key,
-        Backend::Unsupported(reason) => {
-            warn!(client = %name, "Client TLS handshake failed. {reason}");
-            return Accepted::Failed;
-        }
-        _ => {
-            warn!(client = %name, "Client TLS handshake failed. No TLS library can answer this client.");
-            return Accepted::Failed;
-        }
+    // A client that cannot be answered is told so by rustls, with the alert that fits.
+    let (key, unsupported) = match backend_for(&offer, &tls.client_options) {
+        Backend::Rustls(key) => (key, None),
+        Backend::Unsupported(reason) => (KeyKind::default(), Some(reason.to_string())),
+        _ => (KeyKind::default(), Some("No TLS library can answer this client.".to_owned())),
     };
     let facts = match &destination {
-        Some(to) if server_first && !ctx.settings.is_reserved(&to.host) => {
+        Some(to) if server_first && unsupported.is_none() && !ctx.settings.is_reserved(&to.host) => {
             sniff(ctx, to, upstreams).await
         }
         _ => None,
@@ -192,12 +187,18 @@ pub(crate) async fn accept(
         }
         Err(error) => {
             let host = sni.or_else(|| destination.map(|to| to.host)).unwrap_or_default();
-            let failure = describe_client_error(&error, &host);
-            match failure.severity {
-                mitm_tls::Severity::Info => info!(client = %name, "{}", failure.message),
-                mitm_tls::Severity::Warn => warn!(client = %name, "{}", failure.message),
+            let ClientFailure { severity, message } = match unsupported {
+                Some(reason) => ClientFailure {
+                    severity: Severity::Warn,
+                    message: format!("Client TLS handshake failed. {reason}"),
+                },
+                None => describe_client_error(&error, &host),
+            };
+            match severity {
+                Severity::Info => info!(client = %name, "{message}"),
+                Severity::Warn => warn!(client = %name, "{message}"),
             }
-            ctx.client.update(|client| client.error = Some(failure.message.into()));
+            ctx.client.update(|client| client.error = Some(message.into()));
             engine.fire(Event::TlsFailedClient(data)).await;
             Accepted::Failed
         }
