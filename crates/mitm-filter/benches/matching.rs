@@ -146,3 +146,10 @@ fn searches_a_body(bencher: Bencher<'_, '_>, text: &str) {
 fn parses(text: &str) -> Filter {
     filter(black_box(text))
 }
+
+/// With the locks and copies of a flow that others may use meanwhile.
+#[divan::bench(args = ["~m get", "~u /items", "~d example.com"])]
+fn matches_a_live_flow(bencher: Bencher<'_, '_>, text: &str) {
+    let (filter, flow) = (filter(text), mitm_flow::test_util::http_flow());
+    bencher.bench(|| black_box(&filter).matches(black_box(&flow)));
+}

@@ -22,7 +22,6 @@ use thiserror::Error;
 
 use crate::{
     Expr, Field, Horizon, Known, Needs, Pattern, Test, Tri,
-    dns::message_text,
     text::{header_block, metadata_lines},
 };
 
@@ -151,7 +150,6 @@ impl<'a, F: Facts + ?Sized> Evaluation<'a, F> {
             Test::NoResponse if matches!(kind, FlowKind::Http | FlowKind::Dns) => {
                 !self.has_response()
             }
-            Test::NoResponse => Tri::No,
             Test::Asset => match facts.response_headers() {
                 Some(headers) => {
                     headers.get_all("content-type").any(|value| is_asset(value)).into()
@@ -160,7 +158,7 @@ impl<'a, F: Facts + ?Sized> Evaluation<'a, F> {
             },
             Test::WebSocket if facts.is_websocket() => Tri::Yes,
             Test::WebSocket if self.may_be_upgraded() => self.if_final(Tri::No),
-            Test::WebSocket => Tri::No,
+            Test::NoResponse | Test::WebSocket => Tri::No,
             Test::Error if facts.has_error() => Tri::Yes,
             Test::Error => self.if_final(Tri::No),
             Test::Marked => self.if_final((!facts.marked().is_empty()).into()),
@@ -338,13 +336,13 @@ impl<'a, F: Facts + ?Sized> Evaluation<'a, F> {
                 if side != Side::Response
                     && let Some(request) = facts.dns_request()
                 {
-                    result = self.search(pattern, message_text(&request).as_bytes());
+                    result = self.search(pattern, request.to_string().as_bytes());
                 }
                 if side == Side::Request || result == Tri::Yes {
                     return result;
                 }
                 let response = match facts.dns_response() {
-                    Some(response) => self.search(pattern, message_text(&response).as_bytes()),
+                    Some(response) => self.search(pattern, response.to_string().as_bytes()),
                     None => self.without_response(),
                 };
                 self.any([result, response])
@@ -438,13 +436,12 @@ fn load(body: &Body, headers: Option<&Headers>) -> Content {
     if body.is_missing() {
         return Content::Missing;
     }
-    let raw = match body.in_memory() {
-        Some(bytes) => Ok((bytes.clone(), false)),
-        None => {
-            let limit = usize::try_from(MAX_SEARCHED_BYTES).unwrap_or(usize::MAX);
-            let cut = body.len().is_some_and(|len| len > MAX_SEARCHED_BYTES);
-            body.prefix(limit).map(|bytes| (bytes, cut))
-        }
+    let raw = if let Some(bytes) = body.in_memory() {
+        Ok((bytes.clone(), false))
+    } else {
+        let limit = usize::try_from(MAX_SEARCHED_BYTES).unwrap_or(usize::MAX);
+        let cut = body.len().is_some_and(|len| len > MAX_SEARCHED_BYTES);
+        body.prefix(limit).map(|bytes| (bytes, cut))
     };
     let (bytes, cut) = match raw {
         Ok(raw) => raw,

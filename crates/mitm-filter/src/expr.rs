@@ -67,7 +67,7 @@ impl Expr {
     }
 }
 
-/// Prints what [`parse`](crate::parse) reads as the same tree.
+/// Prints what [`parse()`](crate::parse()) reads as the same tree.
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

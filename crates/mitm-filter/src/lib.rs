@@ -1,7 +1,7 @@
 //! The filter language: `~m post & !(~d example\.com | ~s)`.
 //!
 //! mitmproxy's language, so that what people have typed for years means the same, with a few forms
-//! accepted that look right and used to be syntax errors. [`parse`] makes a [`Filter`]; it can be printed again,
+//! accepted that look right and used to be syntax errors. [`parse()`] makes a [`Filter`]; it can be printed again,
 //! read out in English, and asked about any source of [`Facts`]: a flow in memory or a record of a file.
 //!
 //! A filter can be asked early. The engine forwards a body as it arrives unless somebody must decide by
@@ -11,7 +11,6 @@
 //! Nothing here reads a clock, a file or a socket; the only I/O is reading bodies that were stored.
 //! What to do with a match is the business of the addons.
 
-mod dns;
 mod error;
 mod eval;
 mod expr;
@@ -114,7 +113,7 @@ impl PartialEq for Filter {
 
 impl Eq for Filter {}
 
-/// Prints the expression in a canonical form that [`parse`] accepts.
+/// Prints the expression in a canonical form that [`parse()`] accepts.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.expr.fmt(f)

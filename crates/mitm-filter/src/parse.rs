@@ -55,7 +55,7 @@ pub fn parse(text: &str) -> Result<Filter, ParseError> {
 /// Parses a filter expression whose patterns mind case or not, whatever the environment says.
 ///
 /// # Errors
-/// As [`parse`].
+/// As [`parse()`].
 pub fn parse_with(text: &str, case: Case) -> Result<Filter, ParseError> {
     if text.is_empty() {
         return Err(ParseError::new(text, 0, Kind::Empty));
@@ -193,13 +193,10 @@ impl<'a> Parser<'a> {
         if self.eat('~') {
             return self.operator(start);
         }
-        match self.argument()? {
-            Some((source, inner)) => self.pattern(Field::Url, &source, &inner),
-            None => {
-                self.miss(start, Kind::MissingOperand);
-                Err(Failure::NoMatch)
-            }
-        }
+        let Some((source, inner)) = self.argument()? else {
+            return self.no_match(start, Kind::MissingOperand);
+        };
+        self.pattern(Field::Url, &source, &inner)
     }
 
     /// Reads an operator after its `~`, which is at `start`.
@@ -224,13 +221,11 @@ impl<'a> Parser<'a> {
         }
         self.skip_blanks();
         let Some(entry) = field else { return self.code() };
-        match self.argument()? {
-            Some((source, inner)) => self.pattern(entry.field, &source, &inner),
-            None => {
-                let what = "a regular expression";
-                self.no_match(self.pos, Kind::MissingArgument { code: entry.code, what })
-            }
-        }
+        let Some((source, inner)) = self.argument()? else {
+            let what = "a regular expression";
+            return self.no_match(self.pos, Kind::MissingArgument { code: entry.code, what });
+        };
+        self.pattern(entry.field, &source, &inner)
     }
 
     fn code(&mut self) -> Parsed<Expr> {

@@ -97,7 +97,7 @@ fn write_float_repr(float: f64, out: &mut impl Write) -> fmt::Result {
     write!(out, "{float:?}")
 }
 
-pub(crate) fn write_bytes_repr(bytes: &[u8], out: &mut impl Write) -> fmt::Result {
+fn write_bytes_repr(bytes: &[u8], out: &mut impl Write) -> fmt::Result {
     let quote = if bytes.contains(&b'\'') && !bytes.contains(&b'"') { '"' } else { '\'' };
     write!(out, "b{quote}")?;
     for &byte in bytes {

@@ -26,6 +26,7 @@ pub(super) enum Boundary {
     Spelled,
 }
 
+#[derive(Clone)]
 pub(super) struct Emitted {
     pub pattern: String,
     pub ignore_case: bool,
@@ -206,12 +207,17 @@ impl Writer<'_> {
         }
         if is_assertion(node) {
             // Looking again finds nothing new, and the backtracking engine refuses to.
-            if min > 0 {
-                return self.node(node, false);
+            let (before, after) = match (min, mode) {
+                (0, RepeatMode::Lazy) => ("(?:|", ""),
+                (0, RepeatMode::Greedy | RepeatMode::Possessive) => ("(?:", "|"),
+                _ => ("", ""),
+            };
+            self.out.push_str(before);
+            self.wrapped("(?:", node, false)?;
+            self.out.push_str(after);
+            if min == 0 {
+                self.out.push(')');
             }
-            self.out.push_str(if mode == RepeatMode::Lazy { "(?:|" } else { "(?:" });
-            self.node(node, false)?;
-            self.out.push_str(if mode == RepeatMode::Lazy { ")" } else { "|)" });
             return Some(());
         }
         match node {
@@ -402,25 +408,22 @@ impl Writer<'_> {
     }
 }
 
-/// True if the node looks and never moves.
+/// True if the node looks at most, and never moves.
 fn is_assertion(node: &Node) -> bool {
     match node {
-        Node::Group(_, inner) => is_assertion(inner),
-        Node::Look { .. }
+        Node::Empty
+        | Node::Look { .. }
         | Node::TextStart
         | Node::LineStart
         | Node::LastLineEnd
         | Node::LineEnd
         | Node::TextEnd
         | Node::Boundary { .. } => true,
-        Node::Empty
-        | Node::Unit(..)
+        Node::Group(_, node) | Node::Atomic(node) | Node::Repeat { node, .. } => is_assertion(node),
+        Node::Concat(nodes) | Node::Alternate(nodes) => nodes.iter().all(is_assertion),
+        Node::Unit(..)
         | Node::Any { .. }
         | Node::Class(..)
-        | Node::Concat(_)
-        | Node::Alternate(_)
-        | Node::Repeat { .. }
-        | Node::Atomic(_)
         | Node::BackReference(..)
         | Node::Conditional { .. } => false,
     }

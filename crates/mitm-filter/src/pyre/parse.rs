@@ -116,6 +116,7 @@ pub(super) enum Category {
 type Width = (u64, u64);
 
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of Python's re")]
 struct Flags {
     ignore_case: bool,
     multi_line: bool,

@@ -102,6 +102,17 @@ fn case() {
 }
 
 #[test]
+fn literals() {
+    check(NO_CASE, "task", &["a TASK", "ta\u{17f}K"], &["tas", "", "mask"]);
+    check(TEXT, "task", &["task", "xtask"], &["TASK", "tas"]);
+    check(Settings { ignore_case: true, ..BYTES }, "ask", &["éASK"], &["a\u{17f}k"]);
+    check(NO_CASE, "(?-i:a)sk", &["aSK"], &["ASK"]);
+    let long = format!("{}TASK", "x".repeat(100));
+    check(NO_CASE, "task", &[&long], &[]);
+    check(TEXT, "task", &[], &[&long]);
+}
+
+#[test]
 fn python_syntax() {
     check(TEXT, "(?P<x>a|b)(?P=x)", &["aa", "bb"], &["ab"]);
     check(TEXT, r"^(a)?(?(1)b|c)$", &["ab", "c"], &["b", "ac"]);
@@ -125,6 +136,7 @@ fn python_syntax() {
     check(TEXT, r"\a\f\n\r\t\v\\\.\-\/\é", &["\x07\x0c\n\r\t\x0b\\.-/é"], &[]);
     check(TEXT, "(?:)*a(?:)+()*", &["a"], &["b"]);
     check(TEXT, "(?:^)*a", &["ba"], &["b"]);
+    check(TEXT, "(?=a)+a((?<=a|c){2})+?b|(?!c){0,3}d(?:$|^)+", &["ab", "d"], &["b", "dc"]);
     check(TEXT, "", &["", "a"], &[]);
     check(TEXT, "a||b", &["x"], &[]);
     check(TEXT, r"a\Z|b\z", &["a", "b"], &["ac"]);
@@ -214,9 +226,11 @@ fn too_much_backtracking_is_an_error() {
 
 #[test]
 fn a_long_text_is_not_too_much_backtracking() {
-    let program = Program::new(r"(x)\1", BYTES).unwrap();
-    let mut text = vec![b'a'; 4 << 20];
-    assert!(!program.search(&text).unwrap());
-    text.extend_from_slice(b"xx");
-    assert!(program.search(&text).unwrap());
+    let program = Program::new(r"(?:a|ab)(?=(x))\1|(\w)(?=:)", BYTES).unwrap();
+    for len in [1 << 10, 256 << 10, 300 << 10, 3 << 20] {
+        let mut text = b"ab".repeat(len / 2);
+        assert!(!program.search(&text).unwrap());
+        text.extend_from_slice(b"ax");
+        assert!(program.search(&text).unwrap());
+    }
 }

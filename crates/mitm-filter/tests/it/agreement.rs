@@ -8,8 +8,8 @@ use crate::{
     peer::{self, Random},
 };
 
-const FILTERS: usize = 6_000;
-const PATTERNS: usize = 6_000;
+const FILTERS: usize = 1_300;
+const PATTERNS: usize = 2_000;
 
 fn parse(text: &str) -> Result<Filter, ParseError> {
     parse_with(text, Case::Insensitive)
@@ -211,9 +211,10 @@ fn the_corpus_has_all_operators() {
 
 #[test]
 fn filters_mean_what_they_mean_to_mitmproxy() {
-    let mut random = Random(std::env::var("SEED").map_or(20_26, |s| s.parse().unwrap()));
-    let mut expressions: Vec<String> =
-        (0..FILTERS).map(|i| expression(&mut random, i % 4)).collect();
+    let mut random = Random::from_env(2026);
+    let mut expressions: Vec<String> = (0..FILTERS)
+        .map(|i| expression(&mut random, if i % 50 == 0 { 3 } else { i % 3 }))
+        .collect();
     // Each operator with each argument, and the flags alone.
     for operator in REGEX {
         for argument in ARGUMENTS {
@@ -251,7 +252,7 @@ fn filters_mean_what_they_mean_to_mitmproxy() {
         expressions.len()
     );
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
-    assert!(accepted > 4_000 && hits > 9_000 && extensions > 10);
+    assert!(accepted > 1_800 && hits > 2_500 && extensions > 0);
 }
 
 /// Pieces of patterns that mean something on `TEXTS`, and pieces that are mistakes here and there.
@@ -337,7 +338,7 @@ fn filter_of(operator: &str, pattern: &str) -> Result<Filter, ParseError> {
 
 #[test]
 fn patterns_match_as_in_python() {
-    let mut random = Random(std::env::var("SEED").map_or(7, |s| s.parse().unwrap()));
+    let mut random = Random::from_env(7);
     let mut patterns: Vec<String> = (0..PATTERNS).map(|i| pattern(&mut random, i % 4)).collect();
     patterns.extend(ATOMS.iter().map(|&atom| atom.to_owned()));
     let job = json!({ "patterns": patterns, "texts": TEXTS });

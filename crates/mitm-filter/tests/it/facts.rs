@@ -163,8 +163,8 @@ impl TestFlow {
     pub(crate) fn peer_flows() -> Vec<(&'static str, Self)> {
         let mut done = Self::answered();
         done.method = b"POST".to_vec();
-        done.pretty_host = "example.com".to_owned();
-        done.url = "http://example.com:8080/a/b.php?q=1&r=%20".to_owned();
+        done.pretty_host = "example.com".into();
+        done.url = "http://example.com:8080/a/b.php?q=1&r=%20".into();
         done.request_headers = headers([
             ("Host", "example.com:8080"),
             ("Content-Type", "application/json"),
@@ -175,8 +175,8 @@ impl TestFlow {
         done.request_body = body("{\"café\": 1}\n".as_bytes());
         done.response_mut().status = 404;
         done.response_mut().headers.add("Content-Type", "text/html; charset=utf-8");
-        done.marked = ":grapes:".to_owned();
-        done.comment = "first line\nsecond LINE".to_owned();
+        done.marked = ":grapes:".into();
+        done.comment = "first line\nsecond LINE".into();
         done.metadata = vec![
             ("key".into(), "value".into()),
             ("n".into(), Value::Int(7)),
@@ -186,9 +186,9 @@ impl TestFlow {
         ];
 
         let mut packed = Self::answered();
-        packed.host = "10.0.0.1".to_owned();
-        packed.pretty_host = packed.host.clone();
-        packed.url = "http://10.0.0.1:22/path".to_owned();
+        packed.host = "10.0.0.1".into();
+        packed.pretty_host = "10.0.0.1".into();
+        packed.url = "http://10.0.0.1:22/path".into();
         let content = gzip(b"compressed MESSAGE \x00\xff\n");
         let response = packed.response_mut();
         // The length of what mitmproxy's compressor makes of it.
@@ -206,7 +206,7 @@ impl TestFlow {
         failed.request_body = Body::missing();
         failed.replay = Some(Replay::Response);
         failed.server = None;
-        failed.marked = ":default:".to_owned();
+        failed.marked = ":default:".into();
 
         vec![
             ("get", Self::get()),

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 #[test]
 fn the_corpus_keeps_the_laws() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/filter");
     let mut count = 0;
     for entry in fs::read_dir(folder).unwrap() {
         mitm_filter::fuzz_filter(&fs::read(entry.unwrap().path()).unwrap());

@@ -17,7 +17,7 @@ pub(crate) fn run(script: &str, job: &Json) -> Option<Json> {
             env::var_os("MITM_REQUIRE_EXTERNAL").is_none_or(|value| value != "1"),
             "MITM_PEER_PYTHON must name a Python that has mitmproxy 11.0.2"
         );
-        println!("skipped: MITM_PEER_PYTHON does not name a Python that has mitmproxy 11.0.2");
+        eprintln!("skipped: MITM_PEER_PYTHON does not name a Python that has mitmproxy 11.0.2");
         return None;
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer").join(script);
@@ -41,6 +41,11 @@ pub(crate) fn run(script: &str, job: &Json) -> Option<Json> {
 pub(crate) struct Random(pub u64);
 
 impl Random {
+    /// Starts from `seed`, or from `MITM_TEST_SEED` to look further.
+    pub(crate) fn from_env(seed: u64) -> Self {
+        Self(env::var("MITM_TEST_SEED").map_or(seed, |seed| seed.parse().unwrap()))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
