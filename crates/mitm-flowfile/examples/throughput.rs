@@ -89,7 +89,8 @@ fn make(path: &str, count: usize) -> Result<()> {
 
 /// A flow whose record has between 2 and 5 KB.
 fn flow(i: usize) -> FlowRef {
-    let mut client = Client::new(Address::new("127.0.0.1", 50000), Address::new("127.0.0.1", 8080), 1.7e9);
+    let mut client =
+        Client::new(Address::new("127.0.0.1", 50000), Address::new("127.0.0.1", 8080), 1.7e9);
     client.timestamp_end = Some(1_700_000_001.25);
     let mut server = Server::new(Some(Address::new("example.com", 443)));
     server.peername = Some(Address::new("192.0.2.1", 443));
@@ -98,7 +99,7 @@ fn flow(i: usize) -> FlowRef {
     let mut request = Request {
         host: "example.com".into(),
         port: 443,
-        method: if i % 5 == 0 { "POST" } else { "GET" }.into(),
+        method: if i.is_multiple_of(5) { "POST" } else { "GET" }.into(),
         scheme: "https".into(),
         path: format!("/path/{i}?query=value").into(),
         http_version: "HTTP/1.1".into(),

@@ -92,6 +92,7 @@ impl Back {
     }
 
     /// Prepends bytes whose number is known when compiling: no call to copy them.
+    #[expect(clippy::inline_always, reason = "the point is that N is known")]
     #[inline(always)]
     pub(crate) fn put_array<const N: usize>(&mut self, bytes: &[u8; N]) {
         if self.at < N {

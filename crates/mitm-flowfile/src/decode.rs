@@ -13,14 +13,15 @@
 
 use std::{
     cell::Cell,
+    fmt::Write as _,
     hash::{BuildHasher, RandomState},
     sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
 use mitm_flow::{
-    Address, Body, Cert, Client, Extent, FlowError, FlowKind, FlowSnapshot, Headers,
-    Opcode, Replay, Request, Response, Server, SnapshotData, TlsVersion, Transport, Value, Via,
+    Address, Body, Cert, Client, Extent, FlowError, FlowKind, FlowSnapshot, Headers, Opcode,
+    Replay, Request, Response, Server, SnapshotData, TlsVersion, Transport, Value, Via,
     WebSocketMessage,
     connection::TlsFacts,
     dns::{DnsMessage, Question, ResourceRecord},
@@ -35,7 +36,6 @@ use crate::{
     fault::{Fault, What},
     large::Place,
     migrate::Migrator,
-    pem,
     record::RawRecord,
     schema::{
         self, CLIENT_KEYS, DNS_KEYS, ERROR_KEYS, QUESTION_KEYS, RECORD_KEYS, REQUEST_KEYS,
@@ -543,7 +543,7 @@ impl<'a> Decoder<'a> {
 }
 
 fn certificate(bytes: Bytes) -> Cert {
-    Cert::from_der(pem::decode(&bytes).map_or(bytes, Bytes::from))
+    Cert::from_pem(&bytes).unwrap_or_else(|_| Cert::from_der(bytes))
 }
 
 /// Reads the id of a connection. One that is not a UUID always becomes the same UUID within this process.
@@ -562,7 +562,10 @@ pub(crate) fn uuid_of(data: &[u8]) -> Uuid {
 /// Returns a host name as text; what is not ASCII is escaped.
 pub(crate) fn idna_to_text(bytes: &[u8]) -> String {
     let text = escape_non_utf8(bytes);
-    if text.split('.').any(|label| label.len() >= 4 && label.as_bytes()[..4].eq_ignore_ascii_case(b"xn--")) {
+    if text
+        .split('.')
+        .any(|label| label.len() >= 4 && label.as_bytes()[..4].eq_ignore_ascii_case(b"xn--"))
+    {
         let (unicode, result) = idna::domain_to_unicode(&text);
         if result.is_ok() {
             return unicode;
@@ -577,12 +580,12 @@ pub(crate) fn escape_non_utf8(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            // Writing to a string does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
 }
-
 
 #[cfg(test)]
 mod tests {

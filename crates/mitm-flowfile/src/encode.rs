@@ -13,7 +13,6 @@ use mitm_flow::{
 
 use crate::{
     back::Back,
-    pem,
     record::CURRENT_VERSION,
     tnetstring::{Problem, put_value},
 };
@@ -215,7 +214,7 @@ fn put_tls(out: &mut Back, facts: &TlsFacts) {
 }
 
 fn put_certificate(out: &mut Back, cert: &Cert) {
-    out.leaf(b',', &pem::encode(cert.der()));
+    out.leaf(b',', cert.to_pem().as_bytes());
 }
 
 fn put_opt_address(out: &mut Back, address: Option<&Address>) {

@@ -36,7 +36,7 @@ pub fn fuzz_flowfile(data: &[u8]) {
         written += 3;
     }
     let file = writer.into_inner().expect("a vector takes everything");
-    let again = FlowReader::new(file.as_slice());
-    let count = again.map(|record| record.and_then(|record| record.snapshot())).filter(Result::is_ok).count();
+    let again = FlowReader::new(file.as_slice()).filter_map(Result::ok);
+    let count = again.filter(|record| record.snapshot().is_ok()).count();
     assert_eq!(count, written, "what was written can be read");
 }

@@ -5,11 +5,7 @@
 //! is scanned, checked, migrated and decoded like any other record; a body that is such an element becomes a range
 //! of the file. The tag cannot come from outside: the walk refuses tags it does not know.
 
-use std::{
-    fs::File,
-    io,
-    sync::Arc,
-};
+use std::{fs::File, io, sync::Arc};
 
 use bytes::Bytes;
 use mitm_flow::{Body, Extent};

@@ -20,7 +20,6 @@ mod fault;
 pub mod fuzz;
 mod large;
 mod migrate;
-mod pem;
 mod reader;
 mod record;
 mod schema;

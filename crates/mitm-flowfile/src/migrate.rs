@@ -25,8 +25,8 @@ use crate::{
     tnetstring::{self, Span},
 };
 
-/// How many WebSocket handshakes may wait for their conversation.
-const HANDSHAKES: usize = 10_000;
+/// How many bytes of records may be kept as handshakes that wait for their WebSocket conversation.
+const HANDSHAKES: usize = 16 * 1024 * 1024;
 
 /// How many keys a dict of the format may have: more than any version had.
 const KEYS: usize = 200;
@@ -36,8 +36,12 @@ const KEYS: usize = 200;
 pub(crate) struct Migrator {
     /// Handshake flows by id, for the WebSocket flows (versions up to 11) that follow.
     handshakes: HashMap<String, Value>,
-    /// Their ids in order: the oldest is given up when there are too many.
-    order: VecDeque<String>,
+    /// Their ids and sizes in order: the oldest is given up when there are too many.
+    order: VecDeque<(String, usize)>,
+    /// The sum of the sizes in `order`.
+    kept: usize,
+    /// The size of the record being migrated.
+    size: usize,
 }
 
 impl Migrator {
@@ -60,6 +64,7 @@ impl Migrator {
         }
         // Values share the memory of what they are decoded from, and handshakes are kept.
         let own = Bytes::copy_from_slice(bytes.get(..span.next()).unwrap_or_default());
+        self.size = own.len();
         let fault = |fault: &Fault| ReadError::state(offset, fault);
         let state =
             tnetstring::decode_span(&own, span, true).map_err(|error| fault(&error.into()))?;
@@ -125,13 +130,14 @@ impl Migrator {
     }
 
     fn remember(&mut self, id: String, handshake: Value) {
-        if self.handshakes.insert(id.clone(), handshake).is_none() {
-            self.order.push_back(id);
-        }
-        while self.order.len() > HANDSHAKES {
-            if let Some(oldest) = self.order.pop_front() {
-                self.handshakes.remove(&oldest);
-            }
+        self.handshakes.insert(id.clone(), handshake);
+        self.order.push_back((id, self.size));
+        self.kept += self.size;
+        while self.kept > HANDSHAKES
+            && let Some((oldest, size)) = self.order.pop_front()
+        {
+            self.handshakes.remove(&oldest);
+            self.kept -= size;
         }
     }
 

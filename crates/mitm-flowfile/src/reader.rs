@@ -66,7 +66,10 @@ pub struct FlowReader<R> {
 enum Input<R> {
     Stream(R),
     /// Read at positions of our own, since bodies are read from it as well.
-    File { file: Arc<File>, at: u64 },
+    File {
+        file: Arc<File>,
+        at: u64,
+    },
 }
 
 impl FlowReader<File> {

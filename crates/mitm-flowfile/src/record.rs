@@ -249,15 +249,8 @@ impl RawRecord {
         }
         self.check()?;
         // A record is a part of the reader's buffer, which would live as long as the flow.
-        let element = self.element().unwrap_or_default();
-        let moved = self.bytes.len() - element.len();
-        self.bytes = Bytes::copy_from_slice(element);
-        debug_assert_eq!(moved, 0, "records of a reader are whole buffers");
+        self.bytes = Bytes::copy_from_slice(&self.bytes);
         Ok(FlowRef::lazy(Box::new(Lazy(self))))
-    }
-
-    fn element(&self) -> Option<&[u8]> {
-        self.bytes.get(..self.span.next())
     }
 
     pub(crate) fn decoder(&self) -> Decoder<'_> {

@@ -49,6 +49,25 @@ pub(crate) enum Kind {
     Anything,
 }
 
+impl Kind {
+    /// True if null will do.
+    pub(crate) fn is_optional(self) -> bool {
+        matches!(
+            self,
+            Self::OptText
+                | Self::OptOneOf(_)
+                | Self::OptBytes
+                | Self::OptAnyInt
+                | Self::OptNumber
+                | Self::OptBool
+                | Self::OptFields
+                | Self::OptAddress
+                | Self::OptVia
+                | Self::OptDict(_)
+        )
+    }
+}
+
 /// One key of a dict: as it stands in the file, and what its value is.
 pub(crate) struct Field {
     key: Key,
@@ -86,6 +105,7 @@ impl Key {
     }
 
     /// True if the key stands at `at`.
+    #[expect(clippy::inline_always, reason = "runs for each key of each record")]
     #[inline(always)]
     fn is_at(&self, buf: &[u8], at: usize) -> bool {
         let rest = buf.get(at..).unwrap_or_default();
@@ -328,7 +348,8 @@ fn walk(
     let mut at = span.start as usize;
     let mut guess = 0;
     while at < inside.len() {
-        let is_at = |index: usize| schema.fields.get(index).is_some_and(|f| f.key.is_at(inside, at));
+        let is_at =
+            |index: usize| schema.fields.get(index).is_some_and(|f| f.key.is_at(inside, at));
         let index = if is_at(guess) {
             guess
         } else if is_at(guess + 1) {
@@ -363,12 +384,15 @@ fn position(schema: &'static Schema, buf: &[u8], at: usize, guess: usize) -> Res
 /// Checks a value and everything in it. `stored` says whether strings may be left in the file.
 pub(crate) fn check(kind: Kind, buf: &[u8], span: Span, stored: bool) -> Result<(), Fault> {
     let tag = span.tag(buf);
+    if tag == b'~' && kind.is_optional() {
+        return null(buf, span);
+    }
     let expected = |what| Err(Fault::new(span, What::Expected(what)));
     let is_bytes = tag == b',' || (tag == STORED && stored);
     match kind {
-        Kind::OptText if tag == b'~' => null(buf, span),
-        Kind::Text | Kind::OptText => text(buf, span).map(drop),
-        Kind::OptOneOf(_) if tag == b'~' => null(buf, span),
+        Kind::Host | Kind::Bytes | Kind::OptBytes if is_bytes => Ok(()),
+        Kind::Bytes | Kind::OptBytes => expected("bytes"),
+        Kind::Text | Kind::OptText | Kind::Host => text(buf, span).map(drop),
         Kind::OneOf(choices) | Kind::OptOneOf(choices) => {
             let text = text(buf, span)?;
             if choices.contains(&text) {
@@ -376,26 +400,14 @@ pub(crate) fn check(kind: Kind, buf: &[u8], span: Span, stored: bool) -> Result<
             }
             Err(Fault::new(span, What::NoChoice { found: text.into(), choices }))
         }
-        Kind::Host if is_bytes => Ok(()),
-        Kind::Host => text(buf, span).map(drop),
-        Kind::OptBytes if tag == b'~' => null(buf, span),
-        Kind::Bytes | Kind::OptBytes if is_bytes => Ok(()),
-        Kind::Bytes | Kind::OptBytes => expected("bytes"),
         Kind::Int(max) => int(buf, span, max).map(drop),
-        Kind::OptAnyInt if tag == b'~' => null(buf, span),
-        Kind::OptAnyInt => any_int(buf, span).map(drop),
-        Kind::Version => any_int(buf, span).map(drop),
-        Kind::OptNumber if tag == b'~' => null(buf, span),
+        Kind::OptAnyInt | Kind::Version => any_int(buf, span).map(drop),
         Kind::Number | Kind::OptNumber => check_number(buf, span),
-        Kind::OptBool if tag == b'~' => null(buf, span),
         Kind::Bool | Kind::OptBool => boolean(buf, span).map(drop),
-        Kind::OptFields if tag == b'~' => null(buf, span),
         Kind::Fields | Kind::OptFields => check_fields(buf, span, stored),
         Kind::ListOfBytes => each(buf, span, |item| check(Kind::Bytes, buf, item, stored)),
         Kind::ListOfText => each(buf, span, |item| text(buf, item).map(drop)),
-        Kind::OptAddress if tag == b'~' => null(buf, span),
         Kind::OptAddress => check_address(buf, span),
-        Kind::OptVia if tag == b'~' => null(buf, span),
         Kind::OptVia => {
             let mut items = list(buf, span)?;
             let (Some(scheme), Some(address), None) = (items.next()?, items.next()?, items.next()?)
@@ -405,24 +417,20 @@ pub(crate) fn check(kind: Kind, buf: &[u8], span: Span, stored: bool) -> Result<
             text(buf, scheme)?;
             check_address(buf, address)
         }
-        Kind::OptDict(_) if tag == b'~' => null(buf, span),
         Kind::Dict(schema) | Kind::OptDict(schema) => check_dict(schema, buf, span, stored),
         Kind::ListOf(schema) => each(buf, span, |item| check_dict(schema, buf, item, stored)),
-        Kind::WebSocketMessages => each(buf, span, |message| {
-            let parts = WS_MESSAGE;
-            tuple(buf, message, parts, stored)
-        }),
-        Kind::StreamMessages => each(buf, span, |message| tuple(buf, message, MESSAGE, stored)),
+        Kind::WebSocketMessages => each(buf, span, |item| tuple(buf, item, WS_MESSAGE, stored)),
+        Kind::StreamMessages => each(buf, span, |item| tuple(buf, item, MESSAGE, stored)),
         Kind::AnyDict if tag == b'}' => Ok(tnetstring::check_any(buf, span, stored, 0)?),
         Kind::AnyDict => expected("a dict"),
         Kind::Anything => Ok(()),
     }
 }
 
-/// Opcode, from_client, content, timestamp, dropped, injected. Opcodes are those of RFC 6455.
+/// Opcode, `from_client`, content, timestamp, dropped, injected. Opcodes are those of RFC 6455.
 const WS_MESSAGE: &[Kind] =
     &[Kind::Int(10), Kind::Bool, Kind::Bytes, Kind::Number, Kind::Bool, Kind::Bool];
-/// From_client, content, timestamp.
+/// `from_client`, content, timestamp.
 const MESSAGE: &[Kind] = &[Kind::Bool, Kind::Bytes, Kind::Number];
 
 /// Checks a dict: all keys, no others, the right types.
@@ -525,7 +533,9 @@ pub(crate) fn int(buf: &[u8], span: Span, max: i64) -> Result<i64, Fault> {
 pub(crate) fn number(buf: &[u8], span: Span) -> Result<f64, Fault> {
     let payload = span.of(buf);
     match span.tag(buf) {
-        b'^' => tnetstring::parse_float(payload).map_err(|problem| Fault::new(span, problem.into())),
+        b'^' => {
+            tnetstring::parse_float(payload).map_err(|problem| Fault::new(span, problem.into()))
+        }
         b'#' => {
             tnetstring::parse_int(payload).map_err(|problem| Fault::new(span, problem.into()))?;
             // A valid integer is a valid float.
@@ -538,9 +548,13 @@ pub(crate) fn number(buf: &[u8], span: Span) -> Result<f64, Fault> {
 fn check_number(buf: &[u8], span: Span) -> Result<(), Fault> {
     // Digits, a dot, digits: no need to compute the value.
     let payload = span.of(buf);
-    let dots = payload.iter().filter(|&&byte| byte == b'.').count();
-    let plain = payload.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    if span.tag(buf) == b'^' && plain && dots == 1 && payload.len() > 1 {
+    let mut dots = 0;
+    let mut plain = payload.len() > 1;
+    for &byte in payload {
+        dots += usize::from(byte == b'.');
+        plain &= byte.is_ascii_digit() || byte == b'.';
+    }
+    if span.tag(buf) == b'^' && plain && dots == 1 {
         return Ok(());
     }
     number(buf, span).map(drop)

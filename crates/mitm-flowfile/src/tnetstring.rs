@@ -142,6 +142,7 @@ pub(crate) fn prefix(buf: &[u8], at: usize) -> Result<Prefix, TnetError> {
 }
 
 /// Reads the element at `at` of a buffer of less than 4 GiB. The tag is there but not looked at.
+#[expect(clippy::inline_always, reason = "runs for each value of each record")]
 #[inline(always)]
 pub(crate) fn element(buf: &[u8], at: usize) -> Result<Span, TnetError> {
     let span = short_element(buf, at);
@@ -149,19 +150,21 @@ pub(crate) fn element(buf: &[u8], at: usize) -> Result<Span, TnetError> {
 }
 
 /// Reads an element whose length has one to three digits, as nearly all have; absent if it is not one.
+#[expect(clippy::inline_always, reason = "runs for each value of each record")]
 #[inline(always)]
 fn short_element(buf: &[u8], at: usize) -> Span {
-    let Some(&[a, b, c, d]) = buf.get(at..).and_then(|rest| rest.first_chunk()) else {
+    let Some(head) = buf.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
         return Span::ABSENT;
     };
-    let digit = |byte: u8| u32::from(byte.wrapping_sub(b'0'));
-    let (x, y, z) = (digit(a), digit(b), digit(c));
-    let (len, start, valid) = if b == b':' {
-        (x, 2, x < 10)
-    } else if c == b':' {
-        (x * 10 + y, 3, x < 10 && y < 10)
-    } else if d == b':' {
-        (x * 100 + y * 10 + z, 4, x < 10 && y < 10 && z < 10)
+    let digit = |i: usize| u32::from(head[i].wrapping_sub(b'0'));
+    let is_digit = |i: usize| digit(i) < 10;
+    let (len, start, valid) = if head[1] == b':' {
+        (digit(0), 2, is_digit(0))
+    } else if head[2] == b':' {
+        (digit(0) * 10 + digit(1), 3, is_digit(0) && is_digit(1))
+    } else if head[3] == b':' {
+        let len = digit(0) * 100 + digit(1) * 10 + digit(2);
+        (len, 4, is_digit(0) && is_digit(1) && is_digit(2))
     } else {
         return Span::ABSENT;
     };
@@ -191,8 +194,7 @@ fn long_element(buf: &[u8], at: usize) -> Result<Span, TnetError> {
 pub(crate) fn parse_int(digits: &[u8]) -> Result<Option<i64>, Problem> {
     let (negative, magnitude) = match digits {
         [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
+        [b'+', rest @ ..] | rest => (false, rest),
     };
     if magnitude.is_empty() || !magnitude.iter().all(u8::is_ascii_digit) {
         return Err(Problem::Integer);
@@ -354,6 +356,7 @@ impl<'a> Items<'a> {
         Self { buf, at: container.start as usize }
     }
 
+    #[expect(clippy::inline_always, reason = "runs for each value of each list")]
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Span>, TnetError> {
         if self.at >= self.buf.len() {
@@ -366,7 +369,12 @@ impl<'a> Items<'a> {
 }
 
 /// Checks an element of any type with all that it holds, without building it.
-pub(crate) fn check_any(buf: &[u8], span: Span, stored: bool, depth: usize) -> Result<(), TnetError> {
+pub(crate) fn check_any(
+    buf: &[u8],
+    span: Span,
+    stored: bool,
+    depth: usize,
+) -> Result<(), TnetError> {
     let error = |problem| TnetError::new(span.start as usize, problem);
     if depth > MAX_DEPTH {
         return Err(error(Problem::TooDeep));
@@ -571,9 +579,7 @@ mod tests {
 
     #[test]
     fn nesting_is_bounded() {
-        let nest = |depth: usize| {
-            (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]))
-        };
+        let nest = |depth: usize| (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]));
         assert!(encode(&nest(MAX_DEPTH)).is_ok());
         assert_eq!(encode(&nest(MAX_DEPTH + 1)), Err(Problem::TooDeep));
         let mut text = b"0:~".to_vec();

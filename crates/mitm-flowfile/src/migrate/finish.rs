@@ -104,16 +104,7 @@ fn convert(value: Option<Value>, kind: Kind, context: Context) -> Result<Option<
 /// What stands for a value that is null or missing.
 fn substitute(kind: Kind, is_null: bool) -> Option<Value> {
     Some(match kind {
-        Kind::OptText
-        | Kind::OptOneOf(_)
-        | Kind::OptBytes
-        | Kind::OptAnyInt
-        | Kind::OptNumber
-        | Kind::OptBool
-        | Kind::OptFields
-        | Kind::OptAddress
-        | Kind::OptVia
-        | Kind::OptDict(_) => Value::Null,
+        kind if kind.is_optional() => Value::Null,
         Kind::AnyDict => Value::Map(Vec::new()),
         Kind::ListOfBytes | Kind::ListOfText | Kind::ListOf(_) => Value::List(Vec::new()),
         // A null instead of a value, where releases had no need of one.
