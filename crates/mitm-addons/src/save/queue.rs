@@ -74,11 +74,13 @@ impl Queue {
         if state.is_closed {
             return true;
         }
+        // From the first one on, the writer waits for a limited time only.
+        let is_first = state.jobs.is_empty();
         state.jobs.push(job);
         state.weight += weight;
         state.waiting += weight;
         state.is_urgent |= is_urgent;
-        let wake = state.is_idle && state.is_ready();
+        let wake = state.is_idle && (is_first || state.is_ready());
         if wake {
             state.is_idle = false;
         }
@@ -220,5 +222,19 @@ mod tests {
         let queue = Queue::default();
         queue.push(job(&target, 1));
         assert_eq!(queue.take().unwrap().0.len(), 1);
+    }
+
+    #[test]
+    fn a_sleeping_writer_hears_of_a_single_job() {
+        let target = Arc::new(Target::new("x"));
+        let queue = Arc::new(Queue::default());
+        let (taken, receiver) = std::sync::mpsc::channel();
+        let writer = queue.clone();
+        std::thread::spawn(move || taken.send(writer.take().unwrap().0.len()));
+        while !queue.state.lock().is_idle {
+            std::thread::yield_now();
+        }
+        queue.push(job(&target, 1));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(1));
     }
 }
