@@ -21,9 +21,9 @@ if ! command -v cc >/dev/null || ! echo '#include <stdlib.h>' | cc -E - >/dev/nu
   echo "start.sh: installing a C compiler" >&2
   as_root=()
   [ "$(id -u)" = 0 ] || as_root=(sudo)
-  "${as_root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
-    gcc libc6-dev >&2
+  "${as_root[@]}" apt-get update -qq >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null
 fi
 
 cargo build --release --locked -p mitm-cli --bin mitmdump
