@@ -1,7 +1,7 @@
 //! [`Dumper`]: prints flows as `mitmdump` shows them.
 //!
-//! How much is printed is the option `flow_detail`; what a line looks like is in [`http`] and [`streams`], what of a body is
-//! shown in [`content`]. A flow is printed by the hook that ends it, conversations message by message.
+//! How much is printed is the option `flow_detail`; what a line looks like is in `http` and `streams`, what is shown of
+//! a body in `content`. A flow is printed by the hook that ends it, conversations message by message.
 
 mod content;
 mod http;
@@ -112,6 +112,10 @@ const HOOKS: HookSet = HookSet::of(&[
     Hook::DnsError,
 ]);
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the methods are those of a printer of one lifetime only"
+)]
 impl Addon for Dumper {
     fn name(&self) -> &'static str {
         "dumper"

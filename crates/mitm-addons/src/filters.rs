@@ -22,10 +22,7 @@ pub(crate) fn from_option(
 
 /// True if the flow, as it is now, matches. A flow from a file stays untouched.
 pub(crate) fn matches(filter: &Filter, flow: &FlowRef) -> bool {
-    match flow.untouched_facts() {
-        Some(facts) => filter.matches(facts),
-        None => filter.matches(flow),
-    }
+    filter.matches(flow.untouched_facts().unwrap_or(flow))
 }
 
 /// Returns what is known of a flow when the need for the body of a message is asked for. The body of a request may

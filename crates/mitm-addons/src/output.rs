@@ -28,7 +28,7 @@ const LATER: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     Now,
-    /// Together with what follows, within [`LATER`].
+    /// Together with what follows, within a moment.
     Later,
 }
 

@@ -33,7 +33,7 @@ impl Addon for ProxyServer {
         let Some(master) = self.master.lock().upgrade() else { return Ok(()) };
         master.proxy().configure(settings);
         let listening = [
-            &*opts::MODE.name(),
+            opts::MODE.name(),
             opts::LISTEN_HOST.name(),
             opts::LISTEN_PORT.name(),
             opts::SERVER.name(),

@@ -1,6 +1,6 @@
 //! [`ReadFile`]: loads the flows of a file and plays their events, so that every addon sees them as if they happened now.
 //!
-//! A thread ([`source`]) cuts the file into records, drops those that the filter refuses without decoding them, and
+//! A thread cuts the file into records, drops those that the filter refuses without decoding them, and
 //! hands the rest over in batches. A task plays them, one after the other. The channel between
 //! them is short: a large file is in memory only in small pieces.
 //!

@@ -1,7 +1,7 @@
 //! [`Save`]: writes flows to a file as they end, and on command.
 //!
 //! A flow is saved as it is when the hook runs that ends it: the hook takes a snapshot and hands it to one thread
-//! ([`writer`]) over a bounded [`queue`]. While that is full, hooks wait, so a slow disk slows down the
+//! over a bounded queue. While that is full, hooks wait, so a slow disk slows down the
 //! traffic instead of filling memory. Flows read from a file that nobody touched are written as
 //! they were read.
 //!
@@ -67,6 +67,11 @@ struct Inner {
     master: OnceLock<WeakMaster>,
 }
 
+/// Asks for facts about a flow; one from a file stays untouched.
+fn has(flow: &FlowRef, ask: impl FnOnce(&dyn Facts) -> bool) -> bool {
+    ask(flow.untouched_facts().unwrap_or(flow))
+}
+
 /// Where to save and what.
 struct Active {
     target: Arc<Target>,
@@ -104,10 +109,7 @@ impl Inner {
             return Outcome::Done;
         }
         // Of a flow from a file there is nothing else to come.
-        let has_ended = match flow.untouched_facts() {
-            Some(facts) => facts.has_response() || facts.has_error(),
-            None => flow.has_response() || flow.has_error(),
-        };
+        let has_ended = has(flow, |facts| facts.has_response() || facts.has_error());
         if has_ended { Outcome::Done } else { self.save(flow) }
     }
 
@@ -124,13 +126,15 @@ impl Inner {
         self.save(flow)
     }
 
-    /// WebSocket connections end later.
-    fn end_unless_websocket(&self, flow: &FlowRef) -> Outcome {
-        let is_websocket = match flow.untouched_facts() {
-            Some(facts) => facts.is_websocket(),
-            None => flow.is_websocket(),
-        };
-        if is_websocket { Outcome::Done } else { self.end(flow) }
+    /// A response came. WebSocket connections end later; so do flows from a file that have a response and an error.
+    fn end_by_response(&self, flow: &FlowRef) -> Outcome {
+        let goes_on = has(flow, |facts| facts.is_websocket())
+            || !flow.is_live() && has(flow, |facts| facts.has_error());
+        if goes_on { Outcome::Done } else { self.end(flow) }
+    }
+
+    fn end_by_error(&self, flow: &FlowRef) -> Outcome {
+        if has(flow, |facts| facts.is_websocket()) { Outcome::Done } else { self.end(flow) }
     }
 
     fn save(&self, flow: &FlowRef) -> Outcome {
@@ -294,11 +298,11 @@ impl Addon for Save {
     }
 
     fn response(&self, flow: &FlowRef) -> Outcome {
-        self.0.end_unless_websocket(flow)
+        self.0.end_by_response(flow)
     }
 
     fn error(&self, flow: &FlowRef) -> Outcome {
-        self.0.end_unless_websocket(flow)
+        self.0.end_by_error(flow)
     }
 
     fn websocket_end(&self, flow: &FlowRef) -> Outcome {
@@ -334,7 +338,7 @@ impl Addon for Save {
     }
 
     fn dns_response(&self, flow: &FlowRef) -> Outcome {
-        self.0.end(flow)
+        self.0.end_by_response(flow)
     }
 
     fn dns_error(&self, flow: &FlowRef) -> Outcome {

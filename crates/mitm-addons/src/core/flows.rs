@@ -161,13 +161,11 @@ impl Change {
                     return Err(CommandError::new(format!("URL '{value}' is invalid: {error}")));
                 }
             },
-            "status_code" => match value.trim().parse() {
-                Ok(code) => Self::StatusCode(code),
-                Err(_) => {
-                    let error = format!("Status code is not an integer: {value}");
-                    return Err(CommandError::new(error));
-                }
-            },
+            "status_code" => {
+                let invalid =
+                    || CommandError::new(format!("Status code is not an integer: {value}"));
+                Self::StatusCode(value.trim().parse().map_err(|_| invalid())?)
+            }
             "reason" => Self::Reason(bytes()),
             _ => {
                 return Err(CommandError::new(format!(

@@ -64,7 +64,7 @@ impl Printer<'_> {
 
     pub(super) fn stream_error(&mut self, flow: &FlowRef, protocol: &str) {
         let server = server_address(flow);
-        let error = flow.error().map(|error| error.msg).unwrap_or_else(|| "unknown".into());
+        let error = flow.error().map_or_else(|| "unknown".into(), |error| error.msg);
         let error = many_lines(&error);
         let line = format!("Error in {protocol} connection to {server}: {error}");
         self.block.styled(Style::RED, &line).end();

@@ -4,7 +4,6 @@ use mitm_flow::{
     Address, Body, Client, FlowData, FlowError, FlowRef, Headers, Opcode, Replay, Request,
     Response, Server, Shared, WebSocketMessage, dns, test_util, websocket::StreamMessage,
 };
-use mitm_options::core as opts;
 
 use super::*;
 use crate::output::Capture;
@@ -469,7 +468,7 @@ fn bodies_are_asked_for_if_they_are_shown_or_decide() {
     let flow = test_util::http_flow();
     let need = |specs: &[&str], direction| {
         let fixture = Fixture::new(specs);
-        fixture.master.options().set(&opts::SHOWHOST, false).unwrap();
+        fixture.master.options().set(&SHOWHOST, false).unwrap();
         fixture.addon.need(&flow, direction)
     };
     assert_eq!(need(&[], Direction::Response), Need::Nothing);

@@ -15,7 +15,7 @@ pub(super) const BATCHES: usize = 4;
 
 /// A batch is handed over when it has as many flows, or as many bytes.
 const MAX_FLOWS: usize = 256;
-const MAX_BYTES: u64 = 512 * 1024;
+const MAX_BYTES: u64 = 256 * 1024;
 
 /// What to read.
 pub(super) struct Source {

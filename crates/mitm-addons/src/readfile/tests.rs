@@ -187,8 +187,7 @@ async fn the_errors_say_what_and_where() {
         let guard = tracing::subscriber::set_default(subscriber);
         fixture.read().await;
         drop(guard);
-        let lines = std::mem::take(&mut *lines.lock());
-        lines
+        std::mem::take(&mut *lines.lock())
     };
     let fixture = Fixture::new();
     let path = fixture.path().display().to_string();

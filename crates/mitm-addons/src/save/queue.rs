@@ -17,10 +17,10 @@ use tokio::sync::Notify;
 use super::target::Target;
 
 /// What may wait to be written.
-const LIMIT: usize = 8 << 20;
+const LIMIT: usize = 4 << 20;
 
 /// The writer is woken for as much, though nothing is urgent.
-const ENOUGH: usize = 512 << 10;
+const ENOUGH: usize = 256 << 10;
 
 /// Jobs that are not urgent wait as long at most.
 const PATIENCE: Duration = Duration::from_millis(50);

@@ -186,13 +186,15 @@ async fn a_new_name_begins_a_new_file() {
 async fn flows_from_files_are_complete_when_they_begin() {
     let fixture = Fixture::new();
     fixture.stream_to("", "flows");
-    for flow in [test_util::http_flow(), test_util::tcp_flow(), test_util::error_flow()] {
+    let answered = test_util::error_flow();
+    answered.set_response(Some(test_util::response().into()));
+    for flow in [test_util::http_flow(), test_util::tcp_flow(), test_util::error_flow(), answered] {
         let copy = flow.copy();
         testing::cycle(&fixture.master, &copy).await;
         assert!(fixture.addon.0.open.lock().is_empty());
     }
     fixture.done().await;
-    assert_eq!(kinds(&fixture.path("flows")), ["http", "tcp", "http"]);
+    assert_eq!(kinds(&fixture.path("flows")), ["http", "tcp", "http", "http"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -102,7 +102,7 @@ impl Writer {
         let file = target.file(path)?;
         let metadata = file.metadata()?;
         let id = platform::file_id(&metadata);
-        let mut base = metadata.is_file().then(|| metadata.len());
+        let mut base = metadata.is_file().then_some(metadata.len());
         let is_latest = id.is_some() && id == self.latest;
         if base.is_some() && !target.appends() && !is_latest {
             file.set_len(0)?;
