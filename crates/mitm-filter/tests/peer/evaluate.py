@@ -73,9 +73,9 @@ def main():
         operator.flags |= re.IGNORECASE
     if len(sys.argv) > 1:
         with open(sys.argv[1], "rb") as file:
-            flows = {flow.id: flow for flow in io.FlowReader(file).stream()}
+            flows = [(flow.id, flow) for flow in io.FlowReader(file).stream()]
     else:
-        flows = built_in_flows()
+        flows = list(built_in_flows().items())
 
     results = []
     for expression in json.load(sys.stdin)["expressions"]:
@@ -84,8 +84,8 @@ def main():
         except ValueError:
             results.append(None)
         else:
-            results.append([bool(compiled(flow)) for flow in flows.values()])
-    json.dump({"version": version.VERSION, "flows": list(flows), "results": results}, sys.stdout)
+            results.append([bool(compiled(flow)) for _, flow in flows])
+    json.dump({"version": version.VERSION, "flows": [name for name, _ in flows], "results": results}, sys.stdout)
 
 
 if __name__ == "__main__":
