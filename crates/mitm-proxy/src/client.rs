@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use mitm_flow::{Address, Client, Server, Shared, now};
-use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
@@ -113,12 +112,13 @@ async fn next(ctx: &Context, reader: &mut Reader) -> Option<LayerKind> {
             Decision::NeedMore if reader.eof => return None,
             Decision::NeedMore => {}
         }
-        match timeout(ctx.settings.idle_timeout, reader.fill()).await {
-            Ok(Ok(0)) if reader.buf.is_empty() => return None,
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return None,
-            Err(_) => {
-                info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
+        match reader.fill_within(ctx.settings.idle_timeout).await {
+            Ok(0) if reader.buf.is_empty() => return None,
+            Ok(_) => {}
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::TimedOut {
+                    info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
+                }
                 return None;
             }
         }

@@ -66,10 +66,7 @@ impl Failure {
 
     /// A request whose framing or head is refused.
     pub(crate) fn request_framing(error: &FramingError) -> Self {
-        Self::BadRequest(format!(
-            "Received {error} from client, which is refused since two parties may read it differently \
-             (request smuggling). Set validate_inbound_headers to false to let it pass."
-        ))
+        Self::BadRequest(refusal(error, "client"))
     }
 
     pub(crate) fn request_body(error: &BodyError) -> Self {
@@ -81,14 +78,23 @@ impl Failure {
     }
 
     pub(crate) fn response_framing(error: &FramingError) -> Self {
-        Self::BadResponse(format!(
-            "Received {error} from server, which is refused since two parties may read it differently \
-             (request smuggling). Set validate_inbound_headers to false to let it pass."
-        ))
+        Self::BadResponse(refusal(error, "server"))
     }
 
     pub(crate) fn response_body(error: &BodyError) -> Self {
         Self::BadResponse(format!("HTTP/1 protocol error: {error}"))
+    }
+}
+
+fn refusal(error: &FramingError, sender: &str) -> String {
+    let reason = "which two parties may read differently (request smuggling)";
+    if error.only_when_validating() {
+        format!(
+            "Received {error} from {sender}, {reason}. Set validate_inbound_headers to false to let \
+             it pass."
+        )
+    } else {
+        format!("Received {error} from {sender}, {reason}.")
     }
 }
 

@@ -1,6 +1,6 @@
 //! HTTP/1 with a client: reads requests, one after the other, and hands them to the [exchange](crate::exchange).
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use mitm_codec::http1::{
@@ -135,13 +135,13 @@ async fn read_head(ctx: &Context, reader: &mut Reader) -> Result<Option<RequestH
             return Ok(Some(head));
         }
         reader.rest();
-        match timeout(ctx.settings.idle_timeout, reader.fill()).await {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) => return Ok(None),
-            Err(_) => {
+        match reader.fill_within(ctx.settings.idle_timeout).await {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
                 return Ok(None);
             }
+            Ok(0) | Err(_) => return Ok(None),
         }
     }
 }
@@ -236,10 +236,9 @@ impl Incoming for H1Incoming<'_> {
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
-        match timeout(self.silence, self.reader.fill()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Failure::client(&error)),
-            Err(_) => Err(Failure::ClientGone),
+        match self.reader.fill_within(self.silence).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::client(&error)),
         }
     }
 

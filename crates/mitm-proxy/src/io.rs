@@ -5,20 +5,24 @@
 //! directions of an exchange run at once.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_rustls::TlsStream;
+use tokio_util::io::poll_read_buf;
 
 /// Anything that is a stream of bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
@@ -28,19 +32,21 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Duplex for T {}
 /// A connection.
 pub enum Io {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<Prefixed>>),
+    Tls(Box<TlsStream<Buffered>>),
     Any(Box<dyn Duplex>),
 }
 
-/// A connection of which some bytes were read already: they are read again first.
-pub struct Prefixed {
-    prefix: Bytes,
+/// A connection below a TLS session: what was read from it already comes first, and what comes after is read in large
+/// pieces, since the session itself asks for 4 KiB at a time.
+pub struct Buffered {
+    buf: BytesMut,
     io: Io,
+    room: usize,
 }
 
-impl Prefixed {
-    pub fn new(prefix: Bytes, io: Io) -> Self {
-        Self { prefix, io }
+impl Buffered {
+    pub fn new(read: BytesMut, io: Io) -> Self {
+        Self { buf: read, io, room: ROOM_MIN }
     }
 }
 
@@ -108,23 +114,30 @@ impl AsyncWrite for Io {
     }
 }
 
-impl AsyncRead for Prefixed {
+impl AsyncRead for Buffered {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+        let this = self.get_mut();
+        if this.buf.is_empty() {
+            this.buf.reserve(this.room);
+            let Poll::Ready(read) = poll_read_buf(Pin::new(&mut this.io), cx, &mut this.buf) else {
+                // Nothing is kept for a wait of unknown length.
+                this.buf = BytesMut::new();
+                return Poll::Pending;
+            };
+            this.room = next_room(this.room, read?);
         }
-        let len = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..len]);
-        self.prefix.advance(len);
+        let len = this.buf.len().min(buf.remaining());
+        buf.put_slice(&this.buf[..len]);
+        this.buf.advance(len);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Prefixed {
+impl AsyncWrite for Buffered {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -172,6 +185,7 @@ pub struct Reader {
     room: usize,
     /// The peer has closed its direction.
     pub eof: bool,
+    alarm: Alarm,
 }
 
 /// The writable half of a connection. Small pieces are gathered until [`flush`](Self::flush).
@@ -191,6 +205,11 @@ const WRITE_THROUGH: usize = 16 << 10;
 /// Gathered pieces are written when they reach this size.
 const GATHER: usize = 64 << 10;
 
+/// How much room to make for the next read, after one with this much room read so many bytes.
+fn next_room(room: usize, read: usize) -> usize {
+    if read >= room { (room * 4).min(ROOM_MAX) } else { room }
+}
+
 /// Parts a connection into its halves. `prefix` is what was read from it already.
 pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
     let is_tls = matches!(io, Io::Tls(_));
@@ -204,7 +223,8 @@ pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
             (ReadSide::Any(read), WriteSide::Any(write))
         }
     };
-    let reader = Reader { side: read, buf: prefix, room: ROOM_MIN, eof: false };
+    let reader =
+        Reader { side: read, buf: prefix, room: ROOM_MIN, eof: false, alarm: Alarm::default() };
     (reader, Writer { side: write, out: BytesMut::new(), is_tls, sends: 0 })
 }
 
@@ -230,7 +250,6 @@ impl Reader {
             return Ok(0);
         }
         self.buf.reserve(self.room);
-        let room = self.buf.capacity() - self.buf.len();
         let result = match &mut self.side {
             ReadSide::Tcp(side) => side.read_buf(&mut self.buf).await,
             ReadSide::Any(side) => side.read_buf(&mut self.buf).await,
@@ -239,12 +258,28 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
             result => result?,
         };
-        if read == 0 {
-            self.eof = true;
-        } else if read >= room.min(self.room) {
-            self.room = (self.room * 2).min(ROOM_MAX);
-        }
+        self.eof = read == 0;
+        self.room = next_room(self.room, read);
         Ok(read)
+    }
+
+    /// As [`fill`](Self::fill), but waits for `limit` at most.
+    ///
+    /// # Errors
+    /// `TimedOut`, and those of [`fill`](Self::fill).
+    pub async fn fill_within(&mut self, limit: Duration) -> io::Result<usize> {
+        let mut alarm = std::mem::take(&mut self.alarm);
+        alarm.set(limit);
+        let result = {
+            let mut fill = pin!(self.fill());
+            poll_fn(|cx| match fill.as_mut().poll(cx) {
+                Poll::Pending => alarm.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                ready => ready,
+            })
+            .await
+        };
+        self.alarm = alarm;
+        result
     }
 
     /// Gives memory back before a wait of unknown length.
@@ -349,7 +384,7 @@ impl Writer {
         if let WriteSide::Tcp(side) = &self.side {
             let socket = socket2::SockRef::from(side.as_ref());
             // A connection that is gone needs no reset.
-            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+            let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -365,6 +400,35 @@ impl Writer {
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.out = BytesMut::new();
         }
+    }
+}
+
+/// A timer for waits that hardly ever take long: setting it only notes the time, and the runtime's timer, once it is
+/// running, is moved when it goes off too early.
+#[derive(Default)]
+struct Alarm {
+    due: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    fn set(&mut self, limit: Duration) {
+        self.due = Instant::now().checked_add(limit);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.due else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if due < sleep.deadline() {
+            sleep.as_mut().reset(due);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }
 

@@ -17,8 +17,9 @@ use mitm_codec::client_hello;
 use mitm_flow::{Cert, Client, Server, Shared, now};
 use mitm_tls::{
     AlpnChoice, Backend, CertStore, ClientFailure, Downstream, HelloFacts, KeyKind, LeafRequest,
-    Severity, TlsOptions, Upstream, UpstreamFacts, UpstreamKey, backend_for, choose_alpn, client_facts, describe_bad_hello,
-    describe_client_error, describe_server_error, names_for_leaf, offers_for_server, server_facts,
+    Severity, TlsOptions, Upstream, UpstreamFacts, UpstreamKey, backend_for, choose_alpn,
+    client_facts, describe_bad_hello, describe_client_error, describe_server_error, names_for_leaf,
+    offers_for_server, server_facts,
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -30,7 +31,7 @@ use crate::{
     error::Failure,
     exchange::Context,
     hooks::{ClientHelloData, Event, Hook, TlsData},
-    io::{self, Io, Prefixed},
+    io::{self, Buffered, Io},
     upstream::{Destination, ServerConn, Upstreams, client_name},
 };
 
@@ -71,7 +72,7 @@ pub(crate) async fn accept(
                 return Accepted::Failed;
             }
         }
-        if !matches!(timeout(ctx.settings.handshake_timeout, reader.fill()).await, Ok(Ok(1..))) {
+        if !matches!(reader.fill_within(ctx.settings.handshake_timeout).await, Ok(1..)) {
             info!(client = %name, "Client TLS handshake failed. The client left within its ClientHello.");
             return Accepted::Failed;
         }
@@ -124,7 +125,9 @@ pub(crate) async fn accept(
         _ => (KeyKind::default(), Some("No TLS library can answer this client.".to_owned())),
     };
     let facts = match &destination {
-        Some(to) if server_first && unsupported.is_none() && !ctx.settings.is_reserved(&to.host) => {
+        Some(to)
+            if server_first && unsupported.is_none() && !ctx.settings.is_reserved(&to.host) =>
+        {
             sniff(ctx, to, upstreams).await
         }
         _ => None,
@@ -167,7 +170,7 @@ pub(crate) async fn accept(
     let data = TlsData { client: ctx.client.clone(), server, on_client: true };
     engine.fire(Event::TlsStartClient(data.clone())).await;
     let (io, read) = io::join(reader, writer);
-    let handshake = TlsAcceptor::from(config).accept(Prefixed::new(read.freeze(), io));
+    let handshake = TlsAcceptor::from(config).accept(Buffered::new(read, io));
     let result = match timeout(ctx.settings.handshake_timeout, handshake).await {
         Ok(result) => result,
         Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
@@ -280,7 +283,8 @@ pub(crate) async fn connect(
     let result = match tls.upstream.config(&key) {
         Ok(config) => {
             let connector = TlsConnector::from(config.config);
-            let handshake = connector.connect(config.server_name, Prefixed::new(Bytes::new(), io));
+            let handshake =
+                connector.connect(config.server_name, Buffered::new(BytesMut::new(), io));
             match timeout(settings.handshake_timeout, handshake).await {
                 Ok(result) => result.map_err(|error| describe_server_error(&error, &host)),
                 Err(_) => Err(format!("The TLS handshake with {host} took too long.")),

@@ -6,8 +6,6 @@ use bytes::Bytes;
 use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
 use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now, spill::BodyBuilder};
 
-use tokio::time::timeout;
-
 use super::{Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
 use crate::{
     body::{BodyReader, Next},
@@ -205,9 +203,12 @@ impl<'a> Answer<'a> {
     /// Waits for more from the server, but not longer than a connection may be silent.
     async fn fill(&self, reader: &mut Reader) -> io::Result<usize> {
         let silence = self.ctx.settings.idle_timeout;
-        timeout(silence, reader.fill()).await.unwrap_or_else(|_| {
-            let text = format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
-            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        reader.fill_within(silence).await.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => {
+                let text = format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            }
+            _ => error,
         })
     }
 
