@@ -17,6 +17,7 @@
 
 mod emit;
 mod parse;
+mod tree;
 
 use std::{
     fmt,
@@ -28,7 +29,7 @@ use thiserror::Error;
 pub(crate) use self::parse::SyntaxError;
 use self::{
     emit::{Boundary, Dialect, Emitted},
-    parse::{Case, Node},
+    tree::{Case, Node, Tree},
 };
 
 /// The largest program, in bytes, that a pattern may compile to.
@@ -228,11 +229,7 @@ impl fmt::Debug for Program {
     }
 }
 
-fn compile(
-    tree: &parse::Tree,
-    settings: Settings,
-    boundary: Boundary,
-) -> Result<Engine, SyntaxError> {
+fn compile(tree: &Tree, settings: Settings, boundary: Boundary) -> Result<Engine, SyntaxError> {
     let refused = |error: String| SyntaxError { at: 0, message: error };
     if let Some(emitted) = emit::emit(tree, settings, Dialect::Linear, boundary) {
         return regex::bytes::RegexBuilder::new(&emitted.pattern)

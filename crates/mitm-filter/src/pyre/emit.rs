@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use super::{
     Settings,
-    parse::{Case, Category, Class, ClassItem, Node, RepeatMode, Tree},
+    tree::{Case, Category, Class, ClassItem, Node, RepeatMode, Tree},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
