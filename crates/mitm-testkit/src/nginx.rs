@@ -168,7 +168,7 @@ master_process off;
 worker_processes 1;
 pid {at}/nginx.pid;
 error_log stderr;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 16384; }}
 http {{
     log_format short '$request_method $request_uri $status';
     access_log {at}/access.log short;

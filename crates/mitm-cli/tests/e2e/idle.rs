@@ -73,8 +73,9 @@ async fn many_are_cheap(strategy: &str) {
     let after = proxy.memory("VmRSS");
     let each = after.saturating_sub(before) / idle.len() as u64;
     note(&format!(
-        "{strategy}: {} idle clients, {} KiB each, {} MiB in all (peak {} MiB)",
+        "{strategy}: {} idle clients, {} descriptors, {} KiB each, {} MiB in all (peak {} MiB)",
         idle.len(),
+        proxy.descriptors(),
         each / 1024,
         after >> 20,
         proxy.memory("VmHWM") >> 20

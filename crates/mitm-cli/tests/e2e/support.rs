@@ -251,15 +251,21 @@ impl Proxy {
 
     /// A figure of `/proc/PID/status`, in bytes: `VmRSS` now, `VmHWM` at most so far.
     pub(crate) fn memory(&self, name: &str) -> u64 {
-        memory_of(self.running.pid(), name)
+        let status = fs::read_to_string(self.proc("status")).expect("it is running");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel says so");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB");
+        kib * 1024
     }
-}
 
-pub(crate) fn memory_of(pid: u32, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is running");
-    let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel says so");
-    let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("KiB");
-    kib * 1024
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(self.proc("fd")).expect("it is running").count()
+    }
+
+    fn proc(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.running.pid())
+    }
 }
 
 /// Runs a command to its end.
