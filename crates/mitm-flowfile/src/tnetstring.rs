@@ -1,6 +1,6 @@
 //! tnetstrings: the notation of flow files, `LENGTH ":" PAYLOAD TAG`.
 //!
-//! [`element`] splits one element off a slice and is what scanning is made of; [`decode`] and
+//! Scanning splits one element after the other off a slice (`element`); [`decode`] and
 //! [`encode`] convert whole values. Input is hostile: nothing is allocated before the bytes a length
 //! claims are there, nesting is at most [`MAX_DEPTH`], the number of values at most [`MAX_VALUES`].
 //!

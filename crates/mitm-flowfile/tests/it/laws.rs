@@ -99,6 +99,41 @@ fn any_snapshot() -> impl Strategy<Value = FlowSnapshot> {
     })
 }
 
+/// The number of values in a value, itself included.
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::List(items) => items.iter().map(count).sum(),
+        Value::Map(entries) => entries.iter().map(|(_, value)| count(value)).sum(),
+        _ => 0,
+    }
+}
+
+/// Replaces the `at`th value in `value`: by `new`, or by one that differs in its type only.
+fn replace(value: &mut Value, at: &mut usize, new: &Value, by_type: bool) {
+    if *at == 0 {
+        *value = match std::mem::take(value) {
+            Value::Str(text) if by_type => Value::Bytes(text.into()),
+            Value::Bytes(_) | Value::Float(_) if by_type => Value::Null,
+            Value::Int(number) if by_type => Value::Int(number.wrapping_mul(65_537)),
+            Value::Map(mut entries) if by_type => {
+                entries.pop();
+                Value::Map(entries)
+            }
+            Value::List(items) if by_type => Value::List([items.as_slice(), &items].concat()),
+            _ => new.clone(),
+        };
+    }
+    *at = at.wrapping_sub(1);
+    let parts: Vec<&mut Value> = match value {
+        Value::List(items) => items.iter_mut().collect(),
+        Value::Map(entries) => entries.iter_mut().map(|(_, value)| value).collect(),
+        _ => Vec::new(),
+    };
+    for part in parts {
+        replace(part, at, new, by_type);
+    }
+}
+
 proptest! {
     #[test]
     fn tnetstrings_round_trip(value in any_value()) {
@@ -143,6 +178,21 @@ proptest! {
             file[at] = if digit { b",;#^!~]}0123456789:"[usize::from(byte) % 19] } else { byte };
         }
         fuzz::fuzz_flowfile(&file);
+    }
+
+    #[test]
+    fn damaged_states_are_survived(
+        snapshot in any_snapshot(),
+        damage in vec((any::<prop::sample::Index>(), any_value(), any::<bool>()), 1..3),
+        version in prop_oneof![Just(21), 4..21i64],
+    ) {
+        let mut state = state::to_value(&snapshot).unwrap();
+        state.set("version", Value::Int(version));
+        for (at, value, by_type) in damage {
+            let mut at = at.index(count(&state));
+            replace(&mut state, &mut at, &value, by_type);
+        }
+        fuzz::fuzz_flowfile(&tnetstring::encode(&state).unwrap());
     }
 
     #[test]

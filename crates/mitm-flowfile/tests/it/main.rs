@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "for the reader of a failed or skipped test")]
 
+mod corpus;
 mod errors;
 mod fixtures;
 mod large;
