@@ -141,7 +141,7 @@ pub(crate) enum After {
     /// Close, but read a little of what the client still sends, so that it sees the answer.
     Drain,
     /// The server switched protocols: both connections are raw now.
-    Upgrade(ServerConn),
+    Upgrade(Box<ServerConn>),
 }
 
 /// Where the body that is sent to the server comes from.
@@ -423,7 +423,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         conn.married |= received.married;
         let sent = self.progress.sent.load(Ordering::Relaxed);
         if received.upgrade {
-            return Ok(After::Upgrade(conn));
+            return Ok(After::Upgrade(Box::new(conn)));
         }
         if received.reusable && sent {
             self.upstreams.put(conn);

@@ -28,7 +28,7 @@ pub(crate) enum End {
     /// CONNECT was granted: what follows is for `Destination`.
     Tunnel(Destination),
     /// The server switched protocols: both connections are raw now.
-    Upgrade(ServerConn),
+    Upgrade(Box<ServerConn>),
 }
 
 /// How much a client may send ahead while its request is being answered.

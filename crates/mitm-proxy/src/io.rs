@@ -274,7 +274,7 @@ impl Reader {
             let mut fill = pin!(self.fill());
             poll_fn(|cx| match fill.as_mut().poll(cx) {
                 Poll::Pending => alarm.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
-                ready => ready,
+                ready @ Poll::Ready(_) => ready,
             })
             .await
         };

@@ -148,7 +148,7 @@ async fn push_data(builder: &mut BodyBuilder, data: Bytes) {
 /// Tells the log, once, that bodies cannot be stored.
 fn report_storage_failure() {
     if let Some(text) = spill::take_failure() {
-        error!("{text}");
+        error!(traffic = true, "{text}");
     }
 }
 
