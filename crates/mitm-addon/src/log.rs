@@ -1,8 +1,8 @@
 //! The event log: what the engine and the addons report, as lines for people.
 //!
 //! Everything is reported through `tracing`; [`EventLog`] is the layer that turns events into [`LogEntry`]s and
-//! hands them to the sinks. Two fields have a meaning: `client` is the address shown in front of the line, and `alert`
-//! lifts an information to an alert.
+//! hands them to the sinks. Three fields have a meaning: `client` is the address shown in front of the line, `alert`
+//! lifts an information to an alert, and `traffic` says that the program itself is in order.
 
 use std::{
     fmt::Write as _,
@@ -56,6 +56,9 @@ pub struct LogEntry {
     pub msg: String,
     /// Unix seconds.
     pub timestamp: f64,
+    /// Something went wrong with what passes the proxy, which is no reason not to start: the listeners are up before
+    /// the start is over.
+    pub is_traffic: bool,
 }
 
 type Call = Arc<dyn Fn(&LogEntry) + Send + Sync>;
@@ -189,8 +192,9 @@ impl<S: Subscriber> Layer<S> for EventLog {
             tracing::Level::INFO => Level::Info,
             _ => Level::Debug,
         };
-        let (client, msg) = (line.client, line.msg);
-        self.add(&LogEntry { level, client, msg, timestamp: mitm_flow::now() });
+        let Line { msg, client, traffic, .. } = line;
+        let timestamp = mitm_flow::now();
+        self.add(&LogEntry { level, client, msg, timestamp, is_traffic: traffic });
     }
 }
 
@@ -199,6 +203,7 @@ struct Line {
     msg: String,
     client: Option<String>,
     alert: bool,
+    traffic: bool,
 }
 
 impl tracing::field::Visit for Line {
@@ -225,10 +230,12 @@ impl tracing::field::Visit for Line {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        if field.name() == "alert" {
-            self.alert = value;
-        } else {
-            let _ = write!(self.msg, " {}={value}", field.name());
+        match field.name() {
+            "alert" => self.alert = value,
+            "traffic" => self.traffic = value,
+            name => {
+                let _ = write!(self.msg, " {name}={value}");
+            }
         }
     }
 }
@@ -250,13 +257,16 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(client = %"1.2.3.4:5", "client connect");
             tracing::info!(alert = true, "saved {} flows", 3);
+            tracing::error!(traffic = true, "disk full");
             tracing::debug!("too fine");
         });
         let seen = seen.lock();
-        assert_eq!(seen.len(), 2);
+        assert_eq!(seen.len(), 3);
         assert_eq!(seen[0].client.as_deref(), Some("1.2.3.4:5"));
         assert_eq!((seen[0].level, seen[0].msg.as_str()), (Level::Info, "client connect"));
         assert_eq!((seen[1].level, seen[1].msg.as_str()), (Level::Alert, "saved 3 flows"));
+        assert_eq!((seen[2].level, seen[2].msg.as_str()), (Level::Error, "disk full"));
+        assert!(seen[2].is_traffic && !seen[1].is_traffic);
     }
 
     #[test]

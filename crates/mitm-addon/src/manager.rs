@@ -115,7 +115,7 @@ fn takes_part(entry: &Entry, event: &Event, stage: Stage) -> bool {
 }
 
 fn report(addon: &AddonRef, error: &AddonError) {
-    error!("Addon error: {}: {error}", addon.name());
+    error!(traffic = true, "Addon error: {}: {error}", addon.name());
 }
 
 impl Hooks for Manager {

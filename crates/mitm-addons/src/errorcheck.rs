@@ -19,8 +19,8 @@ use crate::output::many_lines;
 /// More errors than this are not repeated.
 const MAX_REPEATED: usize = 100;
 
-/// Listens for errors from its creation until [`running`](Addon::running). It stands last in the chain, so that the
-/// other addons are up by then.
+/// Listens for errors from its creation until [`running`](Addon::running), but for those of traffic, which is served
+/// already. It stands last in the chain, so that the other addons are up by then.
 pub struct ErrorCheck {
     errors: Arc<Errors>,
     /// Print the errors again: for programs that do not print the event log.
@@ -39,7 +39,7 @@ impl ErrorCheck {
         let errors = Arc::new(Errors::default());
         let sink = errors.clone();
         let threshold = log.subscribe_from(Level::Error, move |entry| {
-            if !sink.is_over.load(Ordering::Acquire) {
+            if !entry.is_traffic && !sink.is_over.load(Ordering::Acquire) {
                 let mut seen = sink.seen.lock();
                 if seen.len() < MAX_REPEATED {
                     seen.push(entry.clone());
@@ -87,7 +87,9 @@ mod tests {
     use super::*;
 
     fn log(log: &EventLog, level: Level, msg: &str) {
-        log.add(&LogEntry { level, client: None, msg: msg.to_owned(), timestamp: 0.0 });
+        let is_traffic = msg.contains("disk full");
+        let msg = msg.to_owned();
+        log.add(&LogEntry { level, client: None, msg, timestamp: 0.0, is_traffic });
     }
 
     #[test]
@@ -95,6 +97,7 @@ mod tests {
         let events = EventLog::default();
         let check = ErrorCheck::new(&events, false);
         log(&events, Level::Warn, "not so bad");
+        log(&events, Level::Error, "disk full");
         assert_eq!(check.check(), None);
         log(&events, Level::Error, "bad");
         assert_eq!(check.report().unwrap(), "Error logged during startup, exiting...\n");

@@ -92,7 +92,9 @@ mod tests {
         let changes = store.changes();
         for i in 0..MAX_ENTRIES + 2 {
             let msg = i.to_string();
-            master.log().add(&LogEntry { level: Level::Debug, client: None, msg, timestamp: 0.0 });
+            let (level, client) = (Level::Debug, None);
+            let entry = LogEntry { level, client, msg, timestamp: 0.0, is_traffic: false };
+            master.log().add(&entry);
         }
         let entries = store.entries();
         assert_eq!((entries.len(), entries[0].msg.as_str()), (MAX_ENTRIES, "2"));

@@ -90,7 +90,8 @@ mod tests {
     use crate::output::Capture;
 
     fn entry(level: Level, client: Option<&str>, msg: &str) -> LogEntry {
-        LogEntry { level, client: client.map(Into::into), msg: msg.into(), timestamp: 0.9995 }
+        let (client, msg) = (client.map(Into::into), msg.into());
+        LogEntry { level, client, msg, timestamp: 0.9995, is_traffic: false }
     }
 
     #[test]

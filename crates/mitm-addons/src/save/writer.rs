@@ -91,7 +91,8 @@ impl Writer {
         let file = match self.begin(target, &path) {
             Ok(file) => Some(file),
             Err(error) => {
-                self.report(&path, &error);
+                error!("{}", Self::message(&path, &error));
+                self.set_exit_code();
                 None
             }
         };
@@ -154,14 +155,18 @@ impl Writer {
                 warn!("{} may end in the middle of a flow: {error}", path.display());
             }
         }
-        self.report(&path, error);
+        error!(traffic = true, "{}", Self::message(&path, error));
+        self.set_exit_code();
     }
 
-    fn report(&self, path: &std::path::Path, error: &io::Error) {
-        error!(
-            "Error while writing to {}: {error}. Flows are not saved any more, proxying goes on.",
-            path.display()
-        );
+    fn message(path: &std::path::Path, error: &io::Error) -> String {
+        let path = path.display();
+        format!(
+            "Error while writing to {path}: {error}. Flows are not saved any more, proxying goes on."
+        )
+    }
+
+    fn set_exit_code(&self) {
         if let Some(master) = self.master.upgrade() {
             master.set_exit_code(1);
         }
