@@ -12,7 +12,7 @@
 //! [`server`] listens; [`client`](self) runs one layer after the other on an accepted connection; [`tls`] ends the
 //! client's TLS with a certificate made for the occasion; [`http1`](self) turns bytes into requests;
 //! [`exchange`](self) carries each of them, decides with [`plan`](self) what becomes of its body and gets a connection
-//! from [`upstream`]. No module here knows an addon: all are behind [`Hooks`](hooks::Hooks).
+//! from [`upstream`]. No module here knows an addon: all are behind [`Hooks`].
 
 mod body;
 mod client;

@@ -1,7 +1,7 @@
 //! TLS on both sides: the client's is ended with a certificate made for the occasion, the server's is begun.
 //!
 //! With the eager strategy the server comes first, so that our certificate has the names of its own and speaks
-//! the protocol it chose; what a server showed is remembered for a while ([`Sniffed`]), so that the next client
+//! the protocol it chose; what a server showed is remembered for a while (`Sniffed`), so that the next client
 //! need not wait for it. If the server's handshake fails, the client's is finished all the same: the first request then
 //! gets an error page that says why.
 

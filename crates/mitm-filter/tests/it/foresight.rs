@@ -7,8 +7,8 @@ use mitm_filter::{
 };
 
 use crate::{
+    expressions::Random,
     facts::{TestFlow, body, headers, message},
-    peer::Random,
 };
 
 fn foresee(text: &str, flow: &TestFlow, known: Known, horizon: Horizon) -> Tri {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests count as test code")]
 
 mod agreement;
+mod expressions;
 mod facts;
 mod foresight;
 mod fuzz_corpus;

@@ -1,4 +1,4 @@
-//! Runs a script of `peer/` with the Python that has mitmproxy, and hands out random numbers.
+//! Runs a script of `peer/` with the Python that has mitmproxy.
 
 use std::{
     env,
@@ -35,34 +35,4 @@ pub(crate) fn run(script: &str, job: &Json) -> Option<Json> {
     writer.join().unwrap().unwrap();
     assert!(output.status.success());
     Some(serde_json::from_slice(&output.stdout).unwrap())
-}
-
-/// A small generator of repeatable random numbers (splitmix64).
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    /// Starts from `seed`, or from `MITM_TEST_SEED` to look further.
-    pub(crate) fn from_env(seed: u64) -> Self {
-        Self(env::var("MITM_TEST_SEED").map_or(seed, |seed| seed.parse().unwrap()))
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())]
-    }
-
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
 }
