@@ -4,7 +4,7 @@ use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use mitm_addon::Shape;
 use mitm_filter::Filter;
-use mitm_flow::FlowRef;
+use mitm_flow::{FlowRef, spill::SpillStore};
 use mitm_flowfile::{FlowReader, RawRecord, ReadError};
 use tokio::sync::mpsc;
 
@@ -81,7 +81,10 @@ impl Source {
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        Ok((FlowReader::from_file(file)?, metadata.is_file()))
+        // What comes from a pipe cannot be read again, so what is too large for memory goes where large bodies go.
+        let reader = FlowReader::from_file(file)?
+            .spool_with(|| tempfile::tempfile_in(SpillStore::global()?.dir()));
+        Ok((reader, metadata.is_file()))
     }
 }
 
