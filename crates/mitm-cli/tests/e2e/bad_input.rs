@@ -250,6 +250,51 @@ fn a_full_disk_stops_the_recording_only() {
     assert_eq!(lines_with(&ended.stdout, "/dev/full"), 1, "{ended:?}");
 }
 
+/// A proxy for which files can have 8192 blocks (of 512 bytes or of 1 KiB): what it writes beyond fails.
+fn with_little_room(home: &Home, words: &[&str]) -> Proxy {
+    let proxy = home.proxy(words);
+    let mut command = home.command("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]);
+    home.listen(command.arg(proxy.get_program()).args(proxy.get_args()))
+}
+
+#[test]
+fn a_recording_that_has_no_more_room_ends_with_a_whole_flow() {
+    let (Some(nginx), Some(_)) = (Nginx::start(), external("curl")) else { return };
+    let home = Home::new();
+    let proxy = with_little_room(&home, &["-w", "flows"]);
+    for _ in 0..12 {
+        assert_eq!(fetch(&home, &proxy, &[&nginx.http_url("/large")]).len(), 1 << 20);
+    }
+    proxy.wait_for_log("Error while writing to flows");
+    let ended = proxy.stop(Signal::SIGINT);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(lines_with(&ended.stdout, "<< 200 OK"), 12, "{ended:?}");
+    let again = home.run(&["-nr", "flows"]);
+    assert_eq!((again.code, &*again.stderr), (Some(0), ""), "{}", again.stdout);
+    let flows = lines_with(&again.stdout, "<< 200 OK 1.0m");
+    assert!((3..=7).contains(&flows), "{}", again.stdout);
+}
+
+#[test]
+fn bodies_that_cannot_be_stored_are_forwarded_and_missing() {
+    let (Some(nginx), Some(_)) = (Nginx::start(), external("curl")) else { return };
+    let big = vec![b'b'; 32 << 20];
+    fs::write(nginx.root().join("big"), &big).unwrap();
+    let home = Home::new();
+    let proxy = with_little_room(&home, &["-w", "flows"]);
+    for (path, len) in [("/", HELLO.len()), ("/big", big.len()), ("/", HELLO.len())] {
+        assert_eq!(fetch(&home, &proxy, &[&nginx.http_url(path)]).len(), len, "{proxy:?}");
+    }
+    let ended = proxy.stop(Signal::SIGINT);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(lines_with(&ended.stdout, "Cannot store large bodies"), 1, "{ended:?}");
+    let again = home.run(&["-nr", "flows"]);
+    assert_eq!((again.code, &*again.stderr), (Some(0), ""), "{}", again.stdout);
+    assert_eq!(lines_with(&again.stdout, "<< 200 OK 17b"), 2, "{}", again.stdout);
+    assert_eq!(lines_with(&again.stdout, "<< 200 OK (content missing)"), 1, "{}", again.stdout);
+}
+
 fn proxy_and_flow(home: &Home, nginx: &Nginx) -> Proxy {
     let proxy = home.start(&["-w", "flows"]);
     fetch(home, &proxy, &[&nginx.http_url("/")]);

@@ -92,15 +92,17 @@ impl Home {
 
     /// Starts mitmdump on a free port and waits until it listens.
     pub(crate) fn start(&self, words: &[&str]) -> Proxy {
-        self.start_with(words, |_| ())
+        self.listen(&mut self.proxy(words))
     }
 
-    /// The same with a command that is prepared.
-    pub(crate) fn start_with(&self, words: &[&str], prepare: impl FnOnce(&mut Command)) -> Proxy {
-        let mut command =
-            self.mitmdump(&[&["--listen-host", "127.0.0.1", "-p", "0"], words].concat());
-        prepare(&mut command);
-        let mut running = Running::spawn(&mut command);
+    /// A command that listens on a free port.
+    pub(crate) fn proxy(&self, words: &[&str]) -> Command {
+        self.mitmdump(&[&["--listen-host", "127.0.0.1", "-p", "0"], words].concat())
+    }
+
+    /// Runs such a command, in whatever way, and waits until it listens. The address is found in what it prints.
+    pub(crate) fn listen(&self, command: &mut Command) -> Proxy {
+        let mut running = Running::spawn(command);
         let address = wait_for("the proxy listens", || {
             assert!(running.is_running(), "it ended: {running:?}");
             address_in(&running.stdout())
