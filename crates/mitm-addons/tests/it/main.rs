@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod peer_filters;
+
+#[path = "../../../mitm-filter/tests/it/expressions.rs"]
+mod expressions;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},

@@ -106,8 +106,8 @@ from mitmproxy.io import FlowWriter, tnetstring
 from mitmproxy.test import tflow
 flows = [
     tflow.tflow(resp=True), tflow.tflow(err=True), tflow.twebsocketflow(),
-    tflow.ttcpflow(), tflow.ttcpflow(err=True), tflow.tudpflow(),
-    tflow.tdnsflow(resp=True), tflow.tdnsflow(),
+    tflow.ttcpflow(), tflow.ttcpflow(err=True), tflow.tudpflow(), tflow.tudpflow(err=True),
+    tflow.tdnsflow(resp=True), tflow.tdnsflow(), tflow.tdnsflow(err=True),
 ]
 flows[0].metadata['key'] = {'inner': [1, 2.5, None, True, b'x', 'é', float('inf'), 1e-7, 1e22]}
 flows[0].backup()
@@ -117,6 +117,9 @@ with open(sys.argv[1], 'wb') as out:
     for flow in flows:
         writer.add(flow)
 ";
+
+/// What a body is edited to.
+const BODY: &[u8] = b"another body, \xff\x00\r\n";
 
 #[test]
 fn what_mitmproxy_writes_is_edited_here_and_right_there() {
@@ -139,7 +142,10 @@ fn what_mitmproxy_writes_is_edited_here_and_right_there() {
     for flow in &edited {
         flow.set_comment("edited");
         if let Some(response) = flow.response() {
-            response.update(|response| response.headers.set("x-edited", "yes"));
+            response.update(|response| {
+                response.headers.set("x-edited", "yes");
+                response.body = BODY.to_vec().into();
+            });
         }
     }
     written_to(&ours, &edited);
@@ -153,6 +159,7 @@ fn what_mitmproxy_writes_is_edited_here_and_right_there() {
                 let field = ["x-edited", "yes"].map(|text| Value::Bytes(text.into()));
                 headers.push(Value::List(field.into()));
                 response.set("headers", Value::List(headers));
+                response.set("content", Value::Bytes(BODY.into()));
                 expected.set("response", response);
             }
         }
