@@ -33,7 +33,7 @@ use crate::{
     framing,
     hooks::{Direction, Event, Stage},
     io::Writer,
-    plan::{self, Keeper, Plan},
+    plan::{self, Arriving, Keeper, Plan},
     settings::Settings,
     upstream::{Destination, ServerConn, Sharing, Upstreams, client_name},
 };
@@ -212,6 +212,18 @@ struct Exchange<'a, I, O> {
     outgoing: &'a mut O,
     upstreams: &'a mut Upstreams,
     progress: Progress,
+}
+
+/// The end of a run cancels what is running. Addons that write their flows then must not take this one for complete.
+impl<I, O> Drop for Exchange<'_, I, O> {
+    fn drop(&mut self) {
+        if self.flow.is_live() {
+            if !self.progress.told.load(Ordering::Relaxed) {
+                self.flow.set_error(Some(FlowError::new("interrupted by the end of the proxy")));
+            }
+            self.flow.set_live(false);
+        }
+    }
 }
 
 impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
@@ -561,7 +573,8 @@ async fn send_live<I: Incoming>(
     sink: &mut Sink<'_>,
     live: Live,
 ) -> Result<(), SendError> {
-    let Live { begun, mut keeper, .. } = live;
+    let Live { begun, keeper, .. } = live;
+    let mut keeper = Arriving::new(request, keeper);
     sink.writer.write(&sink.head).await?;
     if let Some(begun) = begun {
         for piece in begun.chunks(STORED_PIECE) {
@@ -576,21 +589,14 @@ async fn send_live<I: Incoming>(
             Ok(Some(next)) => next,
             Ok(None) => {
                 sink.writer.flush().await?;
-                if let Err(failure) = incoming.fill().await {
-                    request.update(|request| request.body = keeper.finish_partial());
-                    return Err(failure.into());
-                }
+                incoming.fill().await?;
                 continue;
             }
-            Err(failure) => {
-                request.update(|request| request.body = keeper.finish_partial());
-                return Err(failure.into());
-            }
+            Err(failure) => return Err(failure.into()),
         };
         match next {
             Next::Piece(piece) => {
                 if ctx.settings.body_size_limit.is_some_and(|limit| keeper.exceeds(limit, &piece)) {
-                    request.update(|request| request.body = keeper.finish_partial());
                     return Err(Failure::RequestTooLarge.into());
                 }
                 if keeper.is_transform() {

@@ -11,12 +11,15 @@
 //! `message.stream` is an order: it means pass or transform, whoever set it. Without it the addons' needs decide. Event
 //! streams are never held, since their end may never come.
 
-use std::sync::{Arc, Once};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Once},
+};
 
 use bytes::Bytes;
 use mitm_codec::http1::Piece;
 use mitm_flow::{
-    Body, ChunkTransform, FlowRef, Headers, Stream,
+    Body, ChunkTransform, FlowRef, Headers, Request, Response, Shared, Stream,
     spill::{self, BodyBuilder, Pushed},
 };
 use smallvec::{SmallVec, smallvec};
@@ -210,7 +213,7 @@ impl Keeper {
     }
 
     /// Returns the body as the flow keeps it.
-    pub(crate) fn finish(&mut self) -> Body {
+    fn finish(&mut self) -> Body {
         match self.builder.take() {
             Some(builder) => {
                 if builder.failed() {
@@ -221,9 +224,63 @@ impl Keeper {
             None => Body::counted(self.forwarded),
         }
     }
+}
 
-    /// Returns what there is of a body that broke off.
-    pub(crate) fn finish_partial(&mut self) -> Body {
-        self.finish().as_partial()
+/// A message whose body is on its way. If nobody [finishes](Self::finish) it, because the connection broke, the flow
+/// was killed, the other direction failed or the run ended, the message gets what there is of the body.
+pub(crate) struct Arriving<'a, M: HasBody> {
+    message: &'a Shared<M>,
+    keeper: Keeper,
+    is_finished: bool,
+}
+
+pub(crate) trait HasBody {
+    fn set_body(&mut self, body: Body);
+}
+
+impl HasBody for Request {
+    fn set_body(&mut self, body: Body) {
+        self.body = body;
+    }
+}
+
+impl HasBody for Response {
+    fn set_body(&mut self, body: Body) {
+        self.body = body;
+    }
+}
+
+impl<'a, M: HasBody> Arriving<'a, M> {
+    pub(crate) fn new(message: &'a Shared<M>, keeper: Keeper) -> Self {
+        Self { message, keeper, is_finished: false }
+    }
+
+    /// Returns the body, which is complete, for the message.
+    pub(crate) fn finish(mut self) -> Body {
+        self.is_finished = true;
+        self.keeper.finish()
+    }
+}
+
+impl<M: HasBody> Deref for Arriving<'_, M> {
+    type Target = Keeper;
+
+    fn deref(&self) -> &Keeper {
+        &self.keeper
+    }
+}
+
+impl<M: HasBody> DerefMut for Arriving<'_, M> {
+    fn deref_mut(&mut self) -> &mut Keeper {
+        &mut self.keeper
+    }
+}
+
+impl<M: HasBody> Drop for Arriving<'_, M> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let body = self.keeper.finish().as_partial();
+            self.message.update(|message| message.set_body(body));
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -57,9 +57,23 @@ struct Inner {
 struct Listener {
     mode: Arc<Mode>,
     addresses: Vec<SocketAddr>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
     tasks: Vec<JoinHandle<()>>,
 }
+
+/// What is asked of a listener.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Stop {
+    /// Nothing.
+    No,
+    /// To accept no more connections.
+    Accepting,
+    /// To end those that were accepted as well.
+    Serving,
+}
+
+/// How long the end of a connection may take, which waits for nobody.
+const ABORT: Duration = Duration::from_secs(2);
 
 impl Proxy {
     /// Makes a proxy that listens nowhere yet.
@@ -150,7 +164,7 @@ impl Proxy {
         shown.dedup();
         info!("{} listening at {}.", mode.description(), shown.join(" and "));
         let mode = Arc::new(mode);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stop::No);
         let tasks = sockets
             .into_iter()
             .map(|socket| {
@@ -159,7 +173,7 @@ impl Proxy {
                     socket,
                     Arc::clone(&mode),
                     Arc::clone(&self.0.permits),
-                    stopped.clone(),
+                    stopping.clone(),
                 );
                 tokio::spawn(accept)
             })
@@ -178,18 +192,14 @@ impl Proxy {
         self.0.engine.set_listening(Vec::new());
         for listener in &listeners {
             // Nobody listens if its tasks have ended already.
-            let _ = listener.stop.send(true);
+            let _ = listener.stop.send(Stop::Accepting);
         }
         let deadline = Instant::now() + grace;
         while self.0.engine.exchanges() > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(5)).await;
         }
         for listener in listeners {
-            for task in listener.tasks {
-                task.abort();
-                // It was aborted: that is the error.
-                let _ = task.await;
-            }
+            listener.end().await;
         }
         self.0.engine.pool.clear();
     }
@@ -198,12 +208,20 @@ impl Proxy {
 impl Listener {
     async fn stop(self) {
         let shown = self.addresses.first().map(|&address| Address::from(address).to_string());
-        for task in self.tasks {
-            task.abort();
-            // It was aborted: that is the error.
-            let _ = task.await;
+        let description = self.mode.description();
+        self.end().await;
+        info!("{description} at {} stopped.", shown.unwrap_or_default());
+    }
+
+    /// Ends the connections. When this returns they are gone, and flows have what there was of them.
+    async fn end(self) {
+        let _ = self.stop.send(Stop::Serving);
+        for mut task in self.tasks {
+            if timeout(ABORT, &mut task).await.is_err() {
+                warn!("A connection does not end.");
+                task.abort();
+            }
         }
-        info!("{} at {} stopped.", self.mode.description(), shown.unwrap_or_default());
     }
 }
 
@@ -249,14 +267,14 @@ async fn accept(
     listener: TcpListener,
     mode: Arc<Mode>,
     permits: Arc<Semaphore>,
-    mut stopped: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Stop>,
 ) {
     let mut clients = JoinSet::new();
     let mut warned = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            _ = stop.wait_for(|stop| *stop >= Stop::Accepting) => break,
             Some(_) = clients.join_next() => continue,
             accepted = async {
                 let permit = Arc::clone(&permits).acquire_owned().await;
@@ -285,6 +303,9 @@ async fn accept(
         }
     }
     drop(listener);
-    // Whoever stops us aborts this task, and with it the clients, in its own time.
-    while clients.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while clients.join_next().await.is_some() {} } => {}
+        _ = stop.wait_for(|stop| *stop >= Stop::Serving) => {}
+    }
+    clients.shutdown().await;
 }

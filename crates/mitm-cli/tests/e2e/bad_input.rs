@@ -151,14 +151,16 @@ fn a_server_that_refuses() {
     assert_eq!(lines_with(&again.stdout, "refused"), 1, "{}", again.stdout);
 }
 
-/// The only flow of the file, as error, body, and whether the body is partial.
-fn only_flow(home: &Home) -> (Option<String>, Vec<u8>) {
+/// The only flow of the file, as error and content of request and response.
+fn only_flow(home: &Home) -> (Option<String>, [Vec<u8>; 2]) {
     let mut reader = FlowReader::open(home.path("flows")).unwrap();
     let flow = reader.next_record().unwrap().expect("a flow").into_flow().unwrap();
     assert!(reader.next_record().unwrap().is_none(), "another flow");
-    let body = flow.response().map(|response| response.get().body);
-    let body = body.and_then(|body| body.bytes().unwrap()).unwrap_or_default();
-    (flow.error().map(|error| error.msg.to_string()), body.to_vec())
+    let request = flow.request().map(|request| request.get().body);
+    let response = flow.response().map(|response| response.get().body);
+    let content = [request, response]
+        .map(|body| body.and_then(|body| body.bytes().unwrap()).unwrap_or_default().to_vec());
+    (flow.error().map(|error| error.msg.to_string()), content)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +182,7 @@ async fn a_server_that_closes_within_a_body() {
         let ended = run(curl(&home, &proxy).unwrap().arg(&url));
         assert_eq!((ended.code, &*ended.stdout), (Some(18), "the beginning"), "{ended:?}");
         proxy.finish();
-        let (error, kept) = only_flow(&home);
+        let (error, [_, kept]) = only_flow(&home);
         assert!(error.is_some(), "{framing}");
         assert_eq!(kept, b"the beginning", "{framing}: {error:?}");
     }
@@ -226,8 +228,26 @@ async fn a_client_that_leaves_within_a_body() {
     .await
     .unwrap();
     tokio::task::spawn_blocking(|| proxy.finish()).await.unwrap();
-    let (error, _) = only_flow(&home);
+    let (error, [kept, _]) = only_flow(&home);
     assert!(error.is_some());
+    assert_eq!(kept, b"begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_within_an_upload() {
+    let home = Home::new();
+    let origin = RawServer::start(|_| vec![Step::Bytes(70), Step::Reset]).await;
+    let proxy = home.start(&["-w", "flows"]);
+    let mut client = RawClient::connect(proxy.address).await;
+    let host = origin.address();
+    let head =
+        format!("POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n");
+    let answer = client.request(head + &"begun ".repeat(10)).await;
+    assert_eq!(answer.status(), 502, "{answer:?}");
+    tokio::task::spawn_blocking(|| proxy.finish()).await.unwrap();
+    let (error, [kept, _]) = only_flow(&home);
+    assert!(error.is_some());
+    assert_eq!(String::from_utf8(kept).unwrap(), "begun ".repeat(10));
 }
 
 #[test]
@@ -308,12 +328,12 @@ fn signals_end_it_with_the_file_complete() {
         let home = Home::new();
         let ended = proxy_and_flow(&home, &nginx).stop(signal);
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{signal}: {ended:?}");
-        assert_eq!(only_flow(&home), (None, HELLO.as_bytes().to_vec()), "{signal}");
+        assert_eq!(only_flow(&home), (None, [Vec::new(), HELLO.as_bytes().to_vec()]), "{signal}");
     }
     // even at once nothing is lost that had ended a moment before
     let home = Home::new();
     let proxy = proxy_and_flow(&home, &nginx);
     std::thread::sleep(Duration::from_millis(500));
     proxy.stop(Signal::SIGKILL);
-    assert_eq!(only_flow(&home), (None, HELLO.as_bytes().to_vec()));
+    assert_eq!(only_flow(&home), (None, [Vec::new(), HELLO.as_bytes().to_vec()]));
 }

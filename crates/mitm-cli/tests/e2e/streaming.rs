@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    process::{Child, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Home, PATIENCE, Proxy, curl, lines_with, note, text};
+use crate::support::{Home, PATIENCE, Proxy, curl, lines_with, note};
 
 const EVENTS: usize = 10;
 /// How long the origin is silent between two events.
@@ -70,42 +70,61 @@ async fn serve(
     stream.shutdown().await.unwrap();
 }
 
-/// Sends the next event only when curl has printed the one before. Returns the whole stream.
-fn follow(home: &Home, proxy: &Proxy, source: EventSource, url: &str) -> String {
-    let mut command = curl(home, proxy).unwrap();
-    command.args(["-N", "--cacert", &home.ca(), url]).stdout(Stdio::piped());
-    let mut client = command.spawn().unwrap();
-    let stdout = BufReader::new(client.stdout.take().unwrap());
-    let (arrived, arrivals) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        for line in stdout.lines() {
-            let line = line.unwrap();
-            if !line.is_empty() {
-                arrived.send((line, Instant::now())).unwrap();
+/// curl, which prints what it gets as it comes.
+struct Follower {
+    client: Child,
+    source: EventSource,
+    lines: mpsc::Receiver<(String, Instant)>,
+    sent: String,
+    slowest: Duration,
+}
+
+impl Follower {
+    fn start(home: &Home, proxy: &Proxy, source: EventSource, url: &str) -> Self {
+        let mut command = curl(home, proxy).unwrap();
+        command.args(["-N", "--cacert", &home.ca(), url]).stdout(Stdio::piped());
+        let mut client = command.spawn().unwrap();
+        let stdout = BufReader::new(client.stdout.take().unwrap());
+        let (arrived, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok).filter(|line| !line.is_empty()) {
+                // after a failure nobody listens
+                arrived.send((line, Instant::now())).ok();
             }
-        }
-    });
-    let mut sent = String::new();
-    let mut slowest = Duration::ZERO;
-    for number in 0..EVENTS {
-        thread::sleep(PAUSE);
-        let event = format!("data: event {number}\n\n");
-        let begin = Instant::now();
-        source.send.send(event.clone()).unwrap();
-        let Ok((line, at)) = arrivals.recv_timeout(PATIENCE) else {
-            client.kill().unwrap();
-            client.wait().unwrap();
-            panic!("event {number} does not arrive: {proxy:?}");
-        };
-        assert_eq!(line, event.trim_end());
-        slowest = slowest.max(at - begin);
-        sent.push_str(&event);
+        });
+        Self { client, source, lines, sent: String::new(), slowest: Duration::ZERO }
     }
-    drop(source);
-    assert!(client.wait().unwrap().success());
-    reader.join().unwrap();
-    note(&format!("{url}: {EVENTS} events, the slowest took {slowest:?}"));
-    sent
+
+    /// Sends events, the next only when curl has printed the one before.
+    fn send(&mut self, events: usize) {
+        for number in 0..events {
+            thread::sleep(PAUSE);
+            let event = format!("data: event {number}\n\n");
+            let begin = Instant::now();
+            self.source.send.send(event.clone()).unwrap();
+            let (line, at) = self.lines.recv_timeout(PATIENCE).expect("the event arrives");
+            assert_eq!(line, event.trim_end());
+            self.slowest = self.slowest.max(at - begin);
+            self.sent.push_str(&event);
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.client.kill().ok();
+        self.client.wait().ok();
+    }
+}
+
+/// The only flow of the file: its error, and what it has of the stream.
+fn recorded(home: &Home) -> (Option<String>, String) {
+    let mut reader = FlowReader::open(home.path("flows")).unwrap();
+    let flow = reader.next_record().unwrap().expect("a flow").into_flow().unwrap();
+    assert!(reader.next_record().unwrap().is_none(), "another flow");
+    let body = flow.response().expect("a response").get().body.bytes().unwrap();
+    let body = String::from_utf8(body.expect("it was kept").to_vec()).unwrap();
+    (flow.error().map(|error| error.msg.to_string()), body)
 }
 
 async fn events_arrive(words: &[&str], identity: Option<Identity>) {
@@ -123,17 +142,15 @@ async fn events_arrive(words: &[&str], identity: Option<Identity>) {
         all.extend(["--upstream-trusted-ca", &trust]);
     }
     let proxy = home.start(&[&all, words].concat());
-    let sent = follow(&home, &proxy, source, &url);
+    let mut follower = Follower::start(&home, &proxy, source, &url);
+    follower.send(EVENTS);
+    note(&format!("{url}: {EVENTS} events, the slowest took {:?}", follower.slowest));
+    // the origin ends the stream when nobody can tell it to send
+    follower.source.send = channel::unbounded_channel().0;
+    assert!(follower.client.wait().unwrap().success());
     let output = proxy.finish();
     assert_eq!(lines_with(&output, "<< 200 OK"), 1, "{output}");
-
-    let mut reader = FlowReader::open(text(&home.path("flows"))).unwrap();
-    let flow = reader.next_record().unwrap().expect("the flow").into_flow().unwrap();
-    let response = flow.response().expect("it has a response").get();
-    let body = response.body.bytes().unwrap().expect("it was kept");
-    assert_eq!(String::from_utf8_lossy(&body), sent);
-    assert!(!response.body.is_partial());
-    assert!(reader.next_record().unwrap().is_none());
+    assert_eq!(recorded(&home), (None, follower.sent.clone()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,4 +168,24 @@ async fn events_arrive_one_by_one_over_https() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_arrive_one_by_one_when_bodies_are_looked_at() {
     events_arrive(&["--flow-detail", "4", "~bs event"], None).await;
+}
+
+/// What was recorded of a stream that has no end is not lost when the recording is ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_recorded_up_to_the_end_of_the_run() {
+    if external("curl").is_none() {
+        return;
+    }
+    let home = Home::new();
+    let source = EventSource::start(None).await;
+    let url = format!("http://localhost:{}/events", source.port);
+    let proxy = home.start(&["-w", "flows"]);
+    let mut follower = Follower::start(&home, &proxy, source, &url);
+    follower.send(3);
+    proxy.finish();
+    let (error, body) = recorded(&home);
+    assert_eq!(body, follower.sent);
+    assert!(error.is_some_and(|error| error.contains("interrupted")));
+    // and the client can tell
+    assert_eq!(follower.client.wait().unwrap().code(), Some(18));
 }

@@ -13,7 +13,7 @@ use crate::{
     framing::{self, Recipient},
     hooks::{Direction, Event, Hook, Stage},
     io::Reader,
-    plan::{self, Keeper, Plan},
+    plan::{self, Arriving, Keeper, Plan},
 };
 
 /// How a response ended.
@@ -287,9 +287,11 @@ impl<'a> Answer<'a> {
         reader: &mut Reader,
         body: &mut BodyReader,
         response: &Shared<Response>,
-        mut live: Live,
+        live: Live,
         outgoing: &mut O,
     ) -> Result<bool, Failure> {
+        let Live { received, begun, keeper } = live;
+        let mut arriving = Arriving::new(response, keeper);
         let mut head = response.with(|response| Response {
             body: Body::missing(),
             trailers: None,
@@ -297,21 +299,16 @@ impl<'a> Answer<'a> {
         });
         let (writer, delimited) = framing::settle_live_response(
             &mut head,
-            live.received,
-            live.keeper.is_transform(),
+            received,
+            arriving.is_transform(),
             self.recipient(),
         );
         self.progress.answered.store(true, Ordering::Relaxed);
         outgoing.head(&head, writer, delimited);
-        let result = self.forward_body(reader, body, &mut live, outgoing).await;
-        let (last, wire, trailers) = match result {
-            Ok(end) => end,
-            Err(failure) => {
-                response.update(|response| response.body = live.keeper.finish_partial());
-                return Err(failure);
-            }
-        };
-        let kept = live.keeper.finish();
+        let parts = (received, begun);
+        let (last, wire, trailers) =
+            self.forward_body(reader, body, parts, &mut arriving, outgoing).await?;
+        let kept = arriving.finish();
         response.update(|response| {
             response.body = kept;
             response.trailers.clone_from(&trailers);
@@ -333,15 +330,16 @@ impl<'a> Answer<'a> {
         &self,
         reader: &mut Reader,
         body: &mut BodyReader,
-        live: &mut Live,
+        (received, begun): (Framing, Option<Body>),
+        keeper: &mut Keeper,
         outgoing: &mut O,
     ) -> Result<(Option<Piece>, Bytes, Option<mitm_flow::Headers>), Failure> {
         let listened = self.ctx.engine.hooks.wanted().has(Hook::Response);
         let limit = self.ctx.settings.body_size_limit;
-        if let Some(begun) = live.begun.take() {
+        if let Some(begun) = begun {
             for piece in begun.chunks(STORED_PIECE) {
                 let piece = piece.map_err(|_| Failure::Storage("response"))?;
-                for data in live.keeper.take(piece).await? {
+                for data in keeper.take(piece).await? {
                     outgoing.data(&data).await?;
                 }
             }
@@ -355,26 +353,26 @@ impl<'a> Answer<'a> {
                     self.fill(reader).await.map_err(|error| connection_failed(&error))?;
                 }
                 Some(Next::Piece(piece)) => {
-                    if limit.is_some_and(|limit| live.keeper.exceeds(limit, &piece)) {
+                    if limit.is_some_and(|limit| keeper.exceeds(limit, &piece)) {
                         return Err(Failure::ResponseTooLarge);
                     }
-                    if live.keeper.is_transform() {
+                    if keeper.is_transform() {
                         for piece in piece.data {
-                            for data in live.keeper.take(piece).await? {
+                            for data in keeper.take(piece).await? {
                                 outgoing.data(&data).await?;
                             }
                         }
                         continue;
                     }
-                    live.keeper.keep(&piece).await;
-                    if listened && body.is_complete(live.received) {
+                    keeper.keep(&piece).await;
+                    if listened && body.is_complete(received) {
                         last = Some(piece);
                     } else {
                         outgoing.piece(&piece).await?;
                     }
                 }
                 Some(Next::End { wire, trailers }) => {
-                    for data in live.keeper.take_end().await? {
+                    for data in keeper.take_end().await? {
                         outgoing.data(&data).await?;
                     }
                     return Ok((last, wire, trailers));
