@@ -275,7 +275,7 @@ fn with_little_room(home: &Home, words: &[&str]) -> Proxy {
     let proxy = home.proxy(words);
     let mut command = home.command("sh");
     command.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$@\"", "sh"]);
-    home.listen(command.arg(proxy.get_program()).args(proxy.get_args()))
+    Proxy::spawn(command.arg(proxy.get_program()).args(proxy.get_args()))
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs};
 
 use mitm_testkit::{Nginx, external, nginx::HELLO, tls::Authority};
 
-use crate::support::{Home, curl, fetch, run, status, text};
+use crate::support::{Home, Proxy, curl, fetch, run, status, text};
 
 #[test]
 fn a_certificate_of_the_user_is_shown() {
@@ -77,7 +77,7 @@ fn keys_of_both_sides_are_logged() {
     for name in ["SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"] {
         let home = Home::new();
         let words = ["--upstream-trusted-ca", &text(&nginx.trust_file())];
-        let proxy = home.listen(home.proxy(&words).env(name, home.path("keys.log")));
+        let proxy = Proxy::spawn(home.proxy(&words).env(name, home.path("keys.log")));
         for versions in [["--tlsv1.3", "--tls-max", "1.3"], ["--tlsv1.2", "--tls-max", "1.2"]] {
             let mut client = curl(&home, &proxy).unwrap();
             client.env("SSLKEYLOGFILE", home.path("curl.log"));

@@ -92,22 +92,12 @@ impl Home {
 
     /// Starts mitmdump on a free port and waits until it listens.
     pub(crate) fn start(&self, words: &[&str]) -> Proxy {
-        self.listen(&mut self.proxy(words))
+        Proxy::spawn(&mut self.proxy(words))
     }
 
     /// A command that listens on a free port.
     pub(crate) fn proxy(&self, words: &[&str]) -> Command {
         self.mitmdump(&[&["--listen-host", "127.0.0.1", "-p", "0"], words].concat())
-    }
-
-    /// Runs such a command, in whatever way, and waits until it listens. The address is found in what it prints.
-    pub(crate) fn listen(&self, command: &mut Command) -> Proxy {
-        let mut running = Running::spawn(command);
-        let address = wait_for("the proxy listens", || {
-            assert!(running.is_running(), "it ended: {running:?}");
-            address_in(&running.stdout())
-        });
-        Proxy { running, address }
     }
 }
 
@@ -218,6 +208,16 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    /// Runs a command that [listens](Home::proxy). The address is found in what it prints.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut running = Running::spawn(command);
+        let address = wait_for("the proxy listens", || {
+            assert!(running.is_running(), "it ended: {running:?}");
+            address_in(&running.stdout())
+        });
+        Self { running, address }
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
