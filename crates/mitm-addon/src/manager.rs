@@ -123,7 +123,7 @@ impl Hooks for Manager {
         HookSet::from_bits(self.wanted.load(Ordering::Acquire))
     }
 
-    fn fire(&self, event: Event, stage: Stage) -> Option<HookFuture<'_>> {
+    fn fire(self: Arc<Self>, event: Event, stage: Stage) -> Option<HookFuture> {
         let chain = self.chain.load_full();
         for at in 0..chain.len() {
             let entry = &chain[at];

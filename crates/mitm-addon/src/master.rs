@@ -165,13 +165,14 @@ impl Master {
 
     /// Plays the events of a flow whose shape is known, without looking at the flow.
     pub async fn play(&self, flow: &FlowRef, shape: Shape) {
-        sequence::play(&*self.0.manager, flow, shape).await;
+        let hooks: Arc<dyn Hooks> = self.0.manager.clone();
+        sequence::play(&hooks, flow, shape).await;
     }
 
     /// Tells all listeners about an event that does not come from the engine.
     pub async fn trigger(&self, event: Event) {
         if self.0.manager.wanted().has(event.hook())
-            && let Some(rest) = self.0.manager.fire(event, Stage::Whole)
+            && let Some(rest) = self.0.manager.clone().fire(event, Stage::Whole)
         {
             rest.await;
         }

@@ -1,5 +1,7 @@
 //! The events of a flow that was not observed but loaded, in the order in which they would have happened.
 
+use std::sync::Arc;
+
 use mitm_flow::{Facts, FlowKind, FlowRef};
 use mitm_proxy::{
     Event, Hooks,
@@ -30,10 +32,10 @@ impl Shape {
 ///
 /// The messages of a conversation are taken away first and put back one by one, so that the last one is always the
 /// one that an event is about.
-pub async fn play(hooks: &dyn Hooks, flow: &FlowRef, shape: Shape) {
+pub async fn play(hooks: &Arc<dyn Hooks>, flow: &FlowRef, shape: Shape) {
     let fire = async |event: Event| {
         if hooks.wanted().has(event.hook())
-            && let Some(rest) = hooks.fire(event, Stage::Whole)
+            && let Some(rest) = Arc::clone(hooks).fire(event, Stage::Whole)
         {
             rest.await;
         }

@@ -129,7 +129,7 @@ impl Inner {
     /// A response came. WebSocket connections end later; so do flows from a file that have a response and an error.
     fn end_by_response(&self, flow: &FlowRef) -> Outcome {
         let goes_on = has(flow, |facts| facts.is_websocket())
-            || !flow.is_live() && has(flow, |facts| facts.has_error());
+            || !flow.is_live() && !flow.is_killed() && has(flow, |facts| facts.has_error());
         if goes_on { Outcome::Done } else { self.end(flow) }
     }
 

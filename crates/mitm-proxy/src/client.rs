@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use mitm_flow::{Address, Client, Server, Shared, now};
+use mitm_flow::{Client, Server, Shared, now};
 use tracing::info;
 
 use crate::{
@@ -44,18 +44,27 @@ pub(crate) async fn serve(
             tunnel: None,
         };
         layers(ctx, io, &mut upstreams).await;
+        disconnected(&engine, &client, &name).await;
         upstreams.finish().await;
+        return;
     }
+    disconnected(&engine, &client, &name).await;
+}
+
+async fn disconnected(engine: &Engine, client: &Shared<Client>, name: &str) {
     info!(client = %name, "client disconnect");
     client.update(|client| client.timestamp_end = Some(now()));
-    engine.fire(Event::ClientDisconnected(client)).await;
+    engine.fire(Event::ClientDisconnected(client.clone())).await;
 }
 
 /// Runs one layer after the other: each ends by closing, or by leaving a stream for the next.
 async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
     let (mut reader, mut writer) = io::split(io, BytesMut::new());
+    // TLS is ended once on the way to the proxy, and once in a tunnel. What is TLS below that is the server's.
+    let mut tls_ended = false;
     loop {
-        let Some(layer) = next(&ctx, &mut reader).await else { return };
+        writer.set_patience(ctx.settings.idle_timeout);
+        let Some(layer) = next(&ctx, &mut reader, upstreams).await else { return };
         match layer {
             LayerKind::Http => {
                 match Box::pin(http1::serve(&mut ctx, &mut reader, &mut writer, upstreams)).await {
@@ -67,16 +76,18 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
                         writer.abandon();
                         return;
                     }
-                    http1::End::Tunnel(destination) => ctx.tunnel = Some(destination),
+                    http1::End::Tunnel(destination) => {
+                        ctx.tunnel = Some(destination);
+                        tls_ended = false;
+                    }
                     http1::End::Upgrade(conn) => {
-                        let server = (conn.reader, conn.writer);
-                        // Either side may end this as it likes.
-                        let _ = io::relay((reader, writer), server).await;
+                        upstreams.relay((reader, writer), *conn).await;
                         return;
                     }
                 }
             }
-            LayerKind::Tls => {
+            LayerKind::Tls if !tls_ended => {
+                tls_ended = true;
                 let (io, read) = io::join(reader, writer);
                 match Box::pin(tls::accept(&mut ctx, io, read, upstreams)).await {
                     tls::Accepted::Established(io) => {
@@ -90,7 +101,7 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
                     tls::Accepted::Failed => return,
                 }
             }
-            LayerKind::Tcp | LayerKind::Ignore => {
+            LayerKind::Tls | LayerKind::Tcp | LayerKind::Ignore => {
                 pass(&ctx, reader, writer, upstreams).await;
                 return;
             }
@@ -99,7 +110,7 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
 }
 
 /// Decides what the stream speaks; `None` if it ended before that could be told.
-async fn next(ctx: &Context, reader: &mut Reader) -> Option<LayerKind> {
+async fn next(ctx: &Context, reader: &mut Reader, upstreams: &mut Upstreams) -> Option<LayerKind> {
     let choice = loop {
         let known = Known {
             data: &reader.buf,
@@ -112,7 +123,15 @@ async fn next(ctx: &Context, reader: &mut Reader) -> Option<LayerKind> {
             Decision::NeedMore if reader.eof => return None,
             Decision::NeedMore => {}
         }
-        match reader.fill_within(ctx.settings.idle_timeout).await {
+        let read = tokio::select! {
+            biased;
+            read = reader.fill_within(ctx.settings.idle_timeout) => read,
+            // SMTP, FTP and their kin begin with a greeting.
+            () = upstreams.server_speaks(), if ctx.tunnel.is_some() => {
+                break if ctx.settings.rawtcp { LayerKind::Tcp } else { LayerKind::Http };
+            }
+        };
+        match read {
             Ok(0) if reader.buf.is_empty() => return None,
             Ok(_) => {}
             Err(error) => {
@@ -138,19 +157,18 @@ async fn next(ctx: &Context, reader: &mut Reader) -> Option<LayerKind> {
     data.with(|data| data.layer).or(Some(choice))
 }
 
-/// Connects the client with the server and leaves them alone.
+/// Connects the client with the server and leaves them alone. Inside of TLS the server is spoken to in TLS as well.
 async fn pass(ctx: &Context, reader: Reader, writer: Writer, upstreams: &mut Upstreams) {
-    let Some(tunnel) = &ctx.tunnel else { return };
-    let destination = Destination::plain(Arc::clone(&tunnel.host), tunnel.port);
-    let server = Server::new(Some(Address::new(Arc::clone(&tunnel.host), tunnel.port)));
-    let conn = match upstreams.take(&destination) {
-        Some(conn) => conn,
-        None => match upstreams.fresh(&destination, server.into()).await {
+    let Some(destination) = &ctx.tunnel else { return };
+    let conn = if let Some(conn) = upstreams.take(destination) {
+        conn
+    } else {
+        let server = Server::new(Some(destination.address()));
+        match upstreams.fresh(destination, server.into()).await {
             Ok(conn) => conn,
             // It was logged, and there is nothing that could be answered.
             Err(_) => return,
-        },
+        }
     };
-    // Either side may end this as it likes.
-    let _ = io::relay((reader, writer), (conn.reader, conn.writer)).await;
+    upstreams.relay((reader, writer), conn).await;
 }

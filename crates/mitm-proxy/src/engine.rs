@@ -1,7 +1,7 @@
 //! [`Engine`]: what all connections share.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     hooks::{Event, Hooks, Stage},
+    platform,
     settings::Settings,
     tls::{Sniffed, TlsContext},
     upstream::Pool,
@@ -32,6 +33,8 @@ pub struct Engine {
     listening: RwLock<Vec<SocketAddr>>,
     connections: AtomicUsize,
     exchanges: AtomicUsize,
+    /// Counts changes of options: connections made under older ones are not used again.
+    generation: AtomicUsize,
 }
 
 impl Engine {
@@ -46,6 +49,7 @@ impl Engine {
             listening: RwLock::default(),
             connections: AtomicUsize::new(0),
             exchanges: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
         }
     }
 
@@ -55,8 +59,13 @@ impl Engine {
 
     pub(crate) fn set_settings(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.pool.clear();
         self.sniffed.clear();
+    }
+
+    pub(crate) fn generation(&self) -> usize {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Returns the certificates and TLS configurations; waits until they are there.
@@ -72,6 +81,7 @@ impl Engine {
 
     pub(crate) fn set_tls(&self, tls: TlsContext) {
         self.tls.store(Some(Arc::new(tls)));
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.pool.clear();
         self.tls_ready.notify_waiters();
     }
@@ -83,9 +93,11 @@ impl Engine {
 
     pub(crate) async fn fire_stage(&self, event: Event, stage: Stage) {
         if self.hooks.wanted().has(event.hook())
-            && let Some(rest) = self.hooks.fire(event, stage)
+            && let Some(rest) = Arc::clone(&self.hooks).fire(event, stage)
         {
-            rest.await;
+            // A hook that runs is left to finish, whatever becomes of the exchange that waits for it. That it
+            // panicked was told already.
+            let _ = tokio::spawn(rest).await;
         }
     }
 
@@ -98,15 +110,14 @@ impl Engine {
         self.listening.read().clone()
     }
 
-    /// True if a connection to `address` leads to one of our own listeners. `local` is the local end of a connection
-    /// that was made: it has the same IP if the other end is this machine.
-    pub(crate) fn is_own_address(&self, address: SocketAddr, local: Option<IpAddr>) -> bool {
+    /// True if a connection to `address` leads to one of our own listeners.
+    pub(crate) fn is_own_address(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.listening.read().iter().filter(|own| own.port() == address.port()).any(|own| {
             let own = own.ip().to_canonical();
             own == ip
                 || ip.is_unspecified()
-                || own.is_unspecified() && (ip.is_loopback() || local == Some(address.ip()))
+                || own.is_unspecified() && (ip.is_loopback() || platform::is_own_ip(ip))
         })
     }
 
@@ -155,13 +166,11 @@ mod tests {
     #[test]
     fn own_addresses_are_known_by_any_of_their_names() {
         let engine = Engine::new(Arc::new(NoHooks), Settings::default());
-        let own = |text: &str| engine.is_own_address(text.parse().unwrap(), None);
+        let own = |text: &str| engine.is_own_address(text.parse().unwrap());
         engine.set_listening(vec!["[::]:8080".parse().unwrap(), "127.0.0.5:90".parse().unwrap()]);
         assert!(own("127.0.0.1:8080") && own("127.9.9.9:8080") && own("[::1]:8080"));
         assert!(own("0.0.0.0:8080") && own("[::ffff:127.0.0.1]:8080"));
         assert!(!own("127.0.0.1:8081") && !own("192.0.2.1:8080"));
         assert!(own("127.0.0.5:90") && !own("127.0.0.1:90"));
-        let local: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(engine.is_own_address("192.0.2.1:8080".parse().unwrap(), Some(local)));
     }
 }

@@ -13,9 +13,14 @@
 //! only. After any failure the flow has an error and `error` fires, unless `response` did; the client gets an error
 //! page if it was sent nothing yet, else its connection is closed, so that it can tell.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -31,7 +36,7 @@ use crate::{
     engine::Engine,
     error::Failure,
     framing,
-    hooks::{Direction, Event, Stage},
+    hooks::{Direction, Event, Hook, Stage},
     io::Writer,
     plan::{self, Arriving, Keeper, Plan},
     settings::Settings,
@@ -47,6 +52,9 @@ pub(crate) trait Incoming: Send {
 
     /// Waits for more of the body.
     fn fill(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// True if all of the body was returned, and only its end is to come.
+    fn is_complete(&self) -> bool;
 
     /// Waits until the client is gone. What it sends meanwhile is kept, up to a limit. A client that only closed
     /// its own direction is not gone, unless `close_counts`.
@@ -179,6 +187,14 @@ pub(crate) struct Progress {
     told: AtomicBool,
 }
 
+/// What the client asked for, before any hook saw it: it decides what the client can be sent.
+pub(crate) struct Asked {
+    pub(crate) method: Bytes,
+    pub(crate) version: Bytes,
+    /// The client keeps its connection open.
+    pub(crate) stays: bool,
+}
+
 /// Carries one request and its response.
 ///
 /// `refused` is what is wrong with the request beyond its head; addons see the flow all the same.
@@ -192,10 +208,16 @@ pub(crate) async fn exchange<I: Incoming, O: Outgoing>(
 ) -> After {
     let _counted = ctx.engine.count_exchange();
     let address = ctx.destination(&request).address();
+    let asked = Asked {
+        method: request.method.clone(),
+        version: request.http_version.clone(),
+        stays: http1::keep_alive(&request.http_version, &request.headers),
+    };
     let flow = FlowRef::http(ctx.client.clone(), Server::new(Some(address)).into(), request);
     let request = flow.request().expect("an HTTP flow has a request");
     let progress = Progress::default();
-    let mut exchange = Exchange { ctx, flow, request, incoming, outgoing, upstreams, progress };
+    let mut exchange =
+        Exchange { ctx, asked, flow, request, incoming, outgoing, upstreams, progress };
     let after = match exchange.run(framing).await {
         Ok(after) => after,
         Err(failure) => exchange.fail(&failure).await,
@@ -206,6 +228,7 @@ pub(crate) async fn exchange<I: Incoming, O: Outgoing>(
 
 struct Exchange<'a, I, O> {
     ctx: &'a Context,
+    asked: Asked,
     flow: FlowRef,
     request: Shared<Request>,
     incoming: &'a mut I,
@@ -242,7 +265,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
             return Err(Failure::RequestTooLarge);
         }
-        let plan = if known == Some(0) {
+        let plan = if known == Some(0) || self.flow.has_response() {
             Plan::Hold
         } else {
             let order = self.request.with(|request| request.stream.clone());
@@ -280,12 +303,17 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 request.timestamp_end = Some(now());
             });
         } else {
-            if self.request.with(|r| r.headers.has_token("expect", "100-continue")) {
+            let expects = self.request.with(|r| r.headers.has_token("expect", "100-continue"));
+            if expects && &self.asked.version[..] == b"HTTP/1.1" {
                 self.outgoing.informational(&continue_head()).await?;
                 self.request.update(|request| request.headers.remove("expect"));
             }
             let mut builder = BodyBuilder::new(settings.body_memory_limit, known);
-            let end = plan::collect(self.ctx, self.incoming, &mut builder, known).await;
+            let end = tokio::select! {
+                biased;
+                end = plan::collect(self.ctx, self.incoming, &mut builder, known) => end,
+                () = self.flow.wait_for_kill() => Err(Failure::Killed),
+            };
             let stored = match &end {
                 Ok(_) => builder.flushed().await,
                 Err(_) => true,
@@ -297,6 +325,11 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 Ok(plan::Collected::TooLong) => {
                     // It turned out to be large: what is here goes first, the rest as it comes.
                     self.request.update(|request| request.stream = mitm_flow::Stream::Pass);
+                    if self.ctx.engine.hooks.need(&self.flow, Direction::Request).1 {
+                        let event = Event::Request(self.flow.clone());
+                        self.ctx.engine.fire_stage(event, Stage::Head).await;
+                        self.settle().await?;
+                    }
                     let keeper = Keeper::new(plan::pass(settings), settings, None);
                     return Ok(Source::Live(Live { received, begun: Some(body), keeper }));
                 }
@@ -336,12 +369,14 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         response: &Shared<Response>,
         unread: bool,
     ) -> Result<After, Failure> {
-        let answer = answer::Answer::new(self.ctx, &self.flow, &self.request, &self.progress);
-        let sending = answer.send_own(response, self.outgoing);
+        let Self { ctx, flow, request, asked, progress, incoming, outgoing, .. } = self;
+        let answer = answer::Answer::new(ctx, flow, request, asked, progress);
+        let sending = answer.send_own(response, *outgoing);
         let keep_alive = tokio::select! {
             biased;
             sent = sending => sent?,
-            () = self.incoming.gone(false), if !unread => return Err(Failure::ClientGone),
+            () = flow.wait_for_kill() => return Err(Failure::Killed),
+            () = incoming.gone(false), if !unread => return Err(Failure::ClientGone),
         };
         Ok(match (unread, keep_alive) {
             (true, _) => After::Drain,
@@ -371,16 +406,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         };
         let sharing = if safe && bodiless { Sharing::Allowed } else { Sharing::Own };
 
-        let conn = {
-            let server = self.flow.server();
-            let connecting = self.upstreams.get(&destination, server, sharing);
-            tokio::select! {
-                biased;
-                conn = connecting => conn?,
-                () = self.flow.wait_for_kill() => return Err(Failure::Killed),
-                () = self.incoming.gone(false) => return Err(Failure::ClientGone),
-            }
-        };
+        let conn = self.reach(&destination, Some(sharing)).await?;
         self.flow.set_server(conn.server.clone());
         let whole = match source {
             Source::Whole(whole) => whole,
@@ -393,10 +419,33 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) => {}
             result => return result,
         }
-        let server = Shared::new(Server::new(Some(destination.address())));
-        self.flow.set_server(server.clone());
-        let conn = self.upstreams.fresh(&destination, server).await?;
+        self.flow.set_server(Shared::new(Server::new(None)));
+        let conn = self.reach(&destination, None).await?;
+        self.flow.set_server(conn.server.clone());
         self.transact(conn, Source::Whole(whole)).await
+    }
+
+    /// Gets a connection, a new one without `sharing`. A kill, or a client that is gone, ends the wait.
+    async fn reach(
+        &mut self,
+        destination: &Destination,
+        sharing: Option<Sharing>,
+    ) -> Result<ServerConn, Failure> {
+        let server = self.flow.server();
+        // A hook may have sent the request elsewhere.
+        server.update(|server| server.address = Some(destination.address()));
+        let connecting = async {
+            match sharing {
+                Some(sharing) => self.upstreams.get(destination, server, sharing).await,
+                None => self.upstreams.fresh(destination, server).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            conn = connecting => conn,
+            () = self.flow.wait_for_kill() => Err(Failure::Killed),
+            () = self.incoming.gone(false) => Err(Failure::ClientGone),
+        }
     }
 
     /// Sends the request and receives the response, both at once.
@@ -405,24 +454,36 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         let is_married =
             self.request.with(|request| is_connection_auth(&request.headers, "authorization"));
         conn.married |= is_married;
-        let Self { ctx, flow, request, incoming, outgoing, progress, .. } = self;
+        let Self { ctx, asked, flow, request, incoming, outgoing, progress, .. } = self;
+        let is_sent = || progress.sent.load(Ordering::Relaxed);
         let result = {
-            let sending = send(
-                ctx,
-                flow,
-                request,
-                *incoming,
-                Sink { writer: &mut conn.writer, head, body: body_writer },
-                source,
-                progress,
-            );
-            let answer = answer::Answer::new(ctx, flow, request, progress);
-            let receiving = answer.receive(&mut conn.reader, *outgoing);
-            tokio::select! {
+            let sink = Sink { writer: &mut conn.writer, head, body: body_writer };
+            let sending = send(ctx, flow, request, *incoming, sink, source, progress);
+            let mut sending = pin!(sending);
+            let answer = answer::Answer::new(ctx, flow, request, asked, progress);
+            let received = tokio::select! {
                 biased;
-                received = receiving => received,
-                failure = sending => Err(failure),
+                received = answer.receive(&mut conn.reader, *outgoing) => received,
+                failure = &mut sending => Err(failure),
                 () = flow.wait_for_kill() => Err(Failure::Killed),
+            };
+            match received {
+                // The answer was early, and both sides go on: the server wants the rest as well.
+                Ok(received) if received.reusable && received.keep_alive && !is_sent() => {
+                    let rest = poll_fn(|cx| match sending.as_mut().poll(cx) {
+                        Poll::Ready(failure) => Poll::Ready(Err(failure)),
+                        Poll::Pending if is_sent() => Poll::Ready(Ok(())),
+                        Poll::Pending => Poll::Pending,
+                    });
+                    tokio::select! {
+                        biased;
+                        ended = rest => ended.map(|()| received),
+                        () = flow.wait_for_kill() => Err(Failure::Killed),
+                        // The server has had enough.
+                        _ = conn.reader.fill() => Ok(received),
+                    }
+                }
+                received => received,
             }
         };
         let received = match result {
@@ -434,15 +495,15 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         };
         conn.married |= received.married;
         let sent = self.progress.sent.load(Ordering::Relaxed);
-        if received.upgrade {
+        if received.upgrade && sent {
             return Ok(After::Upgrade(Box::new(conn)));
         }
         if received.reusable && sent {
-            self.upstreams.put(conn);
+            self.upstreams.put(conn).await;
         } else {
             self.upstreams.close(conn).await;
         }
-        Ok(match (sent, received.keep_alive) {
+        Ok(match (sent, received.keep_alive && !received.upgrade) {
             (false, _) => After::Drain,
             (true, true) => After::KeepAlive,
             (true, false) => After::Close,
@@ -575,6 +636,9 @@ async fn send_live<I: Incoming>(
 ) -> Result<(), SendError> {
     let Live { begun, keeper, .. } = live;
     let mut keeper = Arriving::new(request, keeper);
+    // With listeners the end is kept back until their hook is over.
+    let listened = ctx.engine.hooks.wanted().has(Hook::Request);
+    let mut last = None;
     sink.writer.write(&sink.head).await?;
     if let Some(begun) = begun {
         for piece in begun.chunks(STORED_PIECE) {
@@ -606,8 +670,12 @@ async fn send_live<I: Incoming>(
                         }
                     }
                 } else {
-                    sink.body.piece(sink.writer, &piece).await?;
                     keeper.keep(&piece).await;
+                    if listened && incoming.is_complete() {
+                        last = Some(piece);
+                    } else {
+                        sink.body.piece(sink.writer, &piece).await?;
+                    }
                 }
             }
             Next::End { wire, trailers } => break (wire, trailers),
@@ -624,6 +692,9 @@ async fn send_live<I: Incoming>(
     });
     ctx.engine.fire_stage(Event::Request(flow.clone()), Stage::Tail).await;
     ctx.settle(flow).await?;
+    if let Some(last) = last {
+        sink.body.piece(sink.writer, &last).await?;
+    }
     let trailers = request.with(|request| request.trailers.clone());
     sink.body.end(sink.writer, (trailers == received).then_some(&wire), trailers.as_ref());
     sink.writer.flush().await?;

@@ -326,7 +326,7 @@ pub enum Stage {
 }
 
 /// The end of an event: listeners may need time.
-pub type HookFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub type HookFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the engine calls.
 pub trait Hooks: Send + Sync + 'static {
@@ -334,7 +334,7 @@ pub trait Hooks: Send + Sync + 'static {
     fn wanted(&self) -> HookSet;
 
     /// Tells the listeners of `stage` about `event`, one after the other; `None` if all are done already.
-    fn fire(&self, event: Event, stage: Stage) -> Option<HookFuture<'_>>;
+    fn fire(self: Arc<Self>, event: Event, stage: Stage) -> Option<HookFuture>;
 
     /// Returns the greatest need for the body of this message, and whether somebody changes its head only.
     fn need(&self, flow: &FlowRef, direction: Direction) -> (Need, bool);
@@ -351,7 +351,7 @@ impl Hooks for NoHooks {
         HookSet::NONE
     }
 
-    fn fire(&self, _event: Event, _stage: Stage) -> Option<HookFuture<'_>> {
+    fn fire(self: Arc<Self>, _event: Event, _stage: Stage) -> Option<HookFuture> {
         None
     }
 

@@ -89,7 +89,8 @@ pub(crate) async fn serve(
             .map_err(|error| Failure::request_framing(&error));
         let body = BodyReader::new(framing.clone().unwrap_or(Framing::Length(0)), validate);
         let silence = ctx.settings.idle_timeout;
-        let mut incoming = H1Incoming { reader, body, silence };
+        let framed = framing.clone().unwrap_or(Framing::Length(0));
+        let mut incoming = H1Incoming { reader, body, framed, silence };
         let mut outgoing = H1Outgoing {
             writer,
             body: BodyWriter::Nothing,
@@ -224,6 +225,7 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
 struct H1Incoming<'a> {
     reader: &'a mut Reader,
     body: BodyReader,
+    framed: Framing,
     /// How long the client may be silent within its body.
     silence: Duration,
 }
@@ -240,6 +242,10 @@ impl Incoming for H1Incoming<'_> {
             Ok(_) => Ok(()),
             Err(error) => Err(Failure::client(&error)),
         }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.body.is_complete(self.framed)
     }
 
     async fn gone(&mut self, close_counts: bool) {
@@ -382,11 +388,17 @@ async fn connect(
             let body = response.body.bytes().ok().flatten().unwrap_or_default();
             write_response(writer, response, &body);
             flow.set_live(false);
-            return if writer.flush().await.is_ok() { Connect::Refused } else { Connect::Closed };
+            return refused(head, reader, writer).await;
         }
     } else if wants_connection(ctx, &destination) {
         let server = Server::new(Some(destination.address()));
-        match upstreams.fresh(&destination, server.into()).await {
+        let connecting = tokio::select! {
+            biased;
+            conn = upstreams.fresh(&destination, server.into()) => conn,
+            () = flow.wait_for_kill() => return Connect::Closed,
+            () = client_closes(reader) => return Connect::Closed,
+        };
+        match connecting {
             Ok(conn) => {
                 flow.set_server(conn.server.clone());
                 upstreams.put_new(conn);
@@ -402,11 +414,7 @@ async fn connect(
                 engine.fire(Event::HttpConnectError(flow.clone())).await;
                 write_response(writer, response, text.as_bytes());
                 flow.set_live(false);
-                return if writer.flush().await.is_ok() {
-                    Connect::Refused
-                } else {
-                    Connect::Closed
-                };
+                return refused(head, reader, writer).await;
             }
         }
     }
@@ -423,6 +431,19 @@ async fn connect(
     engine.fire(Event::HttpConnected(flow.clone())).await;
     flow.set_live(false);
     Connect::Granted(destination)
+}
+
+/// Sends the refusal of a tunnel. The connection goes on only if nothing was meant for the tunnel already: it must not be
+/// taken for another request.
+async fn refused(head: &RequestHead, reader: &Reader, writer: &mut Writer) -> Connect {
+    let is_plain = reader.buf.is_empty()
+        && !head.headers.contains("content-length")
+        && !head.headers.contains("transfer-encoding")
+        && http1::keep_alive(head.version.as_bytes(), &head.headers);
+    match writer.flush().await {
+        Ok(()) if is_plain => Connect::Refused,
+        Ok(()) | Err(_) => Connect::Closed,
+    }
 }
 
 /// True if the server is connected before CONNECT is answered: eager, and not known from a moment ago.

@@ -8,6 +8,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsStream;
 use tokio_util::io::poll_read_buf;
@@ -195,6 +196,8 @@ pub struct Writer {
     is_tls: bool,
     /// How often something was sent.
     sends: u64,
+    patience: Duration,
+    alarm: Alarm,
 }
 
 /// The room of a fresh or idle reader; most heads fit.
@@ -202,6 +205,10 @@ const ROOM_MIN: usize = 4 << 10;
 const ROOM_MAX: usize = 256 << 10;
 /// Pieces of this size and more are written without a copy.
 const WRITE_THROUGH: usize = 16 << 10;
+/// How long a peer may leave what is sent to it unread, unless told otherwise.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// How long the end of a connection may take.
+const LINGER: Duration = Duration::from_secs(2);
 /// Gathered pieces are written when they reach this size.
 const GATHER: usize = 64 << 10;
 
@@ -225,7 +232,15 @@ pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
     };
     let reader =
         Reader { side: read, buf: prefix, room: ROOM_MIN, eof: false, alarm: Alarm::default() };
-    (reader, Writer { side: write, out: BytesMut::new(), is_tls, sends: 0 })
+    let writer = Writer {
+        side: write,
+        out: BytesMut::new(),
+        is_tls,
+        sends: 0,
+        patience: PATIENCE,
+        alarm: Alarm::default(),
+    };
+    (reader, writer)
 }
 
 /// Puts the halves of one connection together again. What was read and not used is returned with it.
@@ -309,46 +324,53 @@ impl Writer {
             }
             return Ok(());
         }
-        self.sends += 1;
         let mut rest = bytes;
-        if self.out.is_empty() || self.is_tls {
+        if self.is_tls {
             // A TLS session copies what it encrypts anyway.
             self.send().await?;
-        } else {
-            while !self.out.is_empty() {
-                let slices = [io::IoSlice::new(&self.out), io::IoSlice::new(rest)];
-                let sent = match &mut self.side {
-                    WriteSide::Tcp(side) => side.write_vectored(&slices).await?,
-                    WriteSide::Any(side) => side.write_vectored(&slices).await?,
-                };
-                if sent == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                let of_out = sent.min(self.out.len());
-                self.out.advance(of_out);
-                rest = &rest[sent - of_out..];
-            }
         }
-        match &mut self.side {
-            WriteSide::Tcp(side) => side.write_all(rest).await,
-            WriteSide::Any(side) => side.write_all(rest).await,
+        while !rest.is_empty() {
+            let sent = self.write_some(rest).await?;
+            rest = &rest[sent..];
         }
+        Ok(())
     }
 
     async fn send(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
+        while !self.out.is_empty() {
+            self.write_some(&[]).await?;
         }
-        self.sends += 1;
-        match &mut self.side {
-            WriteSide::Tcp(side) => side.write_all(&self.out).await?,
-            WriteSide::Any(side) => side.write_all(&self.out).await?,
-        }
-        self.out.clear();
         if self.out.capacity() > GATHER {
             self.out = BytesMut::new();
         }
         Ok(())
+    }
+
+    /// Writes some of what was gathered and of `more`, and returns how much of `more` that was. What was sent is
+    /// forgotten at once, so that nothing is sent twice if a write is cancelled.
+    async fn write_some(&mut self, more: &[u8]) -> io::Result<usize> {
+        self.alarm.set(self.patience);
+        let Self { side, out, alarm, .. } = self;
+        let slices = [io::IoSlice::new(out), io::IoSlice::new(more)];
+        let slices = if out.is_empty() { &slices[1..] } else { &slices[..] };
+        let sent = poll_fn(|cx| {
+            let written = match side {
+                WriteSide::Tcp(side) => Pin::new(side).poll_write_vectored(cx, slices),
+                WriteSide::Any(side) => Pin::new(side).poll_write_vectored(cx, slices),
+            };
+            match written {
+                Poll::Pending => alarm.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                ready @ Poll::Ready(_) => ready,
+            }
+        })
+        .await?;
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.sends += 1;
+        let of_out = sent.min(self.out.len());
+        self.out.advance(of_out);
+        Ok(sent - of_out)
     }
 
     /// Sends what was gathered.
@@ -363,14 +385,27 @@ impl Writer {
         }
     }
 
-    /// Sends what was gathered and closes this direction.
+    /// Sends what was gathered and closes this direction, without waiting long for either.
     pub async fn shutdown(&mut self) {
-        // The connection ends here; that it already has is no news.
-        let _ = self.send().await;
-        let _ = match &mut self.side {
-            WriteSide::Tcp(side) => side.shutdown().await,
-            WriteSide::Any(side) => side.shutdown().await,
+        let ending = async {
+            self.send().await?;
+            match &mut self.side {
+                WriteSide::Tcp(side) => side.shutdown().await,
+                WriteSide::Any(side) => side.shutdown().await,
+            }
         };
+        // The connection ends here; that it already has, or does not listen, is no news.
+        let _ = timeout(LINGER, ending).await;
+    }
+
+    /// Forgets what was gathered: it belongs to a message that is given up.
+    pub fn discard(&mut self) {
+        self.out.clear();
+    }
+
+    /// Sets how long a peer may leave what is sent to it unread.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Returns a number that changes when something is sent.
@@ -432,20 +467,37 @@ impl Alarm {
     }
 }
 
-/// Copies both directions until both have ended. Returns the first error.
+/// Copies both directions until both have ended, or neither had anything to say for `silence`.
 ///
 /// # Errors
-/// Those of the connections.
-pub async fn relay(client: (Reader, Writer), server: (Reader, Writer)) -> io::Result<()> {
+/// Those of the connections, and `TimedOut`.
+pub async fn relay(
+    client: (Reader, Writer),
+    server: (Reader, Writer),
+    silence: Duration,
+) -> io::Result<()> {
     let (mut client_reader, mut client_writer) = client;
     let (mut server_reader, mut server_writer) = server;
-    let up = copy(&mut client_reader, &mut server_writer);
-    let down = copy(&mut server_reader, &mut client_writer);
-    tokio::try_join!(up, down)?;
-    Ok(())
+    let pieces = AtomicU64::new(0);
+    let up = copy(&mut client_reader, &mut server_writer, &pieces);
+    let down = copy(&mut server_reader, &mut client_writer, &pieces);
+    let watch = async {
+        let mut seen = 0;
+        loop {
+            sleep(silence).await;
+            let now = pieces.load(Ordering::Relaxed);
+            if std::mem::replace(&mut seen, now) == now {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    };
+    tokio::select! {
+        ended = async { tokio::try_join!(up, down).map(|_| ()) } => ended,
+        late = watch => late,
+    }
 }
 
-async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<()> {
+async fn copy(from: &mut Reader, to: &mut Writer, pieces: &AtomicU64) -> io::Result<()> {
     loop {
         let bytes = from.buf.split();
         to.write(&bytes).await?;
@@ -455,6 +507,7 @@ async fn copy(from: &mut Reader, to: &mut Writer) -> io::Result<()> {
             to.shutdown().await;
             return Ok(());
         }
+        pieces.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -503,7 +556,7 @@ mod tests {
     async fn relay_passes_half_closes() {
         let ((client_end, mut client_out), client) = pipe();
         let ((mut server_in, mut server_out), server) = pipe();
-        let relayed = tokio::spawn(relay(client, server));
+        let relayed = tokio::spawn(relay(client, server, Duration::from_mins(1)));
         client_out.write(b"ping").await.unwrap();
         client_out.shutdown().await;
         while server_in.fill().await.unwrap() > 0 {}

@@ -24,10 +24,13 @@ pub(crate) enum Decision {
     NeedMore,
 }
 
+/// Methods as long as this are known: `VERSION-CONTROL` and its kin have 15 bytes.
+const LONGEST_METHOD: usize = 16;
+
 /// Decides by the first rule that applies:
 ///
 /// 1. The beginning of a TLS record: TLS, and another decision about what is inside.
-/// 2. Not enough bytes to tell.
+/// 2. Not enough bytes to tell, such as the beginning of a method.
 /// 3. On the way to the proxy itself: HTTP.
 /// 4. In a tunnel, and certainly not HTTP: raw TCP, if `rawtcp` allows it.
 /// 5. HTTP.
@@ -39,6 +42,11 @@ pub(crate) fn decide(known: &Known<'_>) -> Decision {
     }
     if !known.in_tunnel {
         return Decision::Layer(LayerKind::Http);
+    }
+    let may_be_method = known.data.len() <= LONGEST_METHOD
+        && known.data.iter().all(|byte| byte.is_ascii_uppercase() || b"-_".contains(byte));
+    if may_be_method && !known.eof {
+        return Decision::NeedMore;
     }
     if known.rawtcp && sniff::is_probably_not_http(known.data, false) {
         return Decision::Layer(LayerKind::Tcp);
@@ -59,6 +67,7 @@ mod tests {
             (b"\x16\x03\x01\x02\x00\x01", false, Layer(LayerKind::Tls)),
             (b"GET / HTTP/1.1\r\n", true, Layer(LayerKind::Http)),
             (b"CONNECT a:1 HTTP/1.1\r\n", false, Layer(LayerKind::Http)),
+            (b"GET", true, NeedMore),
             (b"SSH-2.0-x\r\n", true, Layer(LayerKind::Tcp)),
             (b"\x00\x01\x02\x03", true, Layer(LayerKind::Tcp)),
             (b"\x00\x01\x02\x03", false, Layer(LayerKind::Http)),

@@ -159,6 +159,8 @@ fn report_storage_failure() {
 pub(crate) struct Keeper {
     builder: Option<BodyBuilder>,
     function: Option<Arc<dyn ChunkTransform>>,
+    /// How much came in, and how much of it was sent on.
+    received: u64,
     forwarded: u64,
 }
 
@@ -170,7 +172,7 @@ impl Keeper {
             Plan::Tee { .. } | Plan::Hold => (true, None),
         };
         let builder = store.then(|| BodyBuilder::new(settings.body_memory_limit, known));
-        Self { builder, function, forwarded: 0 }
+        Self { builder, function, received: 0, forwarded: 0 }
     }
 
     pub(crate) fn is_transform(&self) -> bool {
@@ -179,11 +181,12 @@ impl Keeper {
 
     /// True if the body is longer than `limit` with this piece.
     pub(crate) fn exceeds(&self, limit: u64, piece: &Piece) -> bool {
-        self.forwarded + piece.data_len() as u64 > limit
+        self.received + piece.data_len() as u64 > limit
     }
 
     /// Keeps a piece that is forwarded as it is.
     pub(crate) async fn keep(&mut self, piece: &Piece) {
+        self.received += piece.data_len() as u64;
         self.forwarded += piece.data_len() as u64;
         if let Some(builder) = &mut self.builder {
             push(builder, piece).await;
@@ -192,6 +195,7 @@ impl Keeper {
 
     /// Returns what is to be forwarded for `data`, and keeps that.
     pub(crate) async fn take(&mut self, data: Bytes) -> Result<SmallVec<[Bytes; 1]>, Failure> {
+        self.received += data.len() as u64;
         let pieces: SmallVec<[Bytes; 1]> = match &self.function {
             None => smallvec![data],
             Some(function) => {

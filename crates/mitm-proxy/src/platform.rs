@@ -1,5 +1,7 @@
 //! What is particular to an operating system.
 
+use std::net::IpAddr;
+
 /// Descriptors kept for files, listeners and the runtime.
 const RESERVED: u64 = 64;
 
@@ -25,4 +27,20 @@ pub(crate) fn client_connections() -> usize {
 #[cfg(not(unix))]
 pub(crate) fn client_connections() -> usize {
     1 << 16
+}
+
+/// True if the address is one of this machine's. Asked only for ports that we listen on.
+#[cfg(unix)]
+pub(crate) fn is_own_ip(ip: IpAddr) -> bool {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
+    interfaces.filter_map(|interface| interface.address).any(|address| {
+        address.as_sockaddr_in().is_some_and(|v4| IpAddr::V4(v4.ip()) == ip)
+            || address.as_sockaddr_in6().is_some_and(|v6| IpAddr::V6(v6.ip()).to_canonical() == ip)
+    })
+}
+
+/// Elsewhere only the loopback addresses and those listened on are known.
+#[cfg(not(unix))]
+pub(crate) fn is_own_ip(_: IpAddr) -> bool {
+    false
 }

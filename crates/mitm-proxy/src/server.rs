@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
@@ -43,6 +43,14 @@ pub struct ListenDefaults {
     pub port: Option<u16>,
 }
 
+impl ListenDefaults {
+    /// Returns the host a mode listens on, and the port if one is given.
+    fn place(&self, mode: &Mode) -> (String, Option<u16>) {
+        let host = mode.host.clone().unwrap_or_else(|| self.host.clone());
+        (host, mode.port.or(self.port))
+    }
+}
+
 /// The proxy. Clones are handles on the same one.
 #[derive(Clone)]
 pub struct Proxy(Arc<Inner>);
@@ -50,13 +58,19 @@ pub struct Proxy(Arc<Inner>);
 struct Inner {
     engine: Arc<Engine>,
     listeners: Mutex<Vec<Listener>>,
+    /// Those that listen no more, but whose clients are still there.
+    retired: Mutex<Vec<Listener>>,
     /// Permits for client connections, from the limit of open files.
     permits: Arc<Semaphore>,
 }
 
 struct Listener {
     mode: Arc<Mode>,
+    /// Where it was asked to listen: the host, and the port if one was given.
+    place: (String, Option<u16>),
     addresses: Vec<SocketAddr>,
+    /// Ends when the sockets are closed.
+    open: Vec<oneshot::Receiver<()>>,
     stop: watch::Sender<Stop>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -82,6 +96,7 @@ impl Proxy {
         Self(Arc::new(Inner {
             engine: Arc::new(Engine::new(hooks, settings)),
             listeners: Mutex::default(),
+            retired: Mutex::default(),
             permits,
         }))
     }
@@ -118,10 +133,16 @@ impl Proxy {
     pub async fn listen(&self, modes: Vec<Mode>, defaults: &ListenDefaults) -> Vec<ListenError> {
         let (kept, gone): (Vec<_>, Vec<_>) = {
             let mut listeners = self.0.listeners.lock();
-            listeners.drain(..).partition(|listener| modes.contains(&listener.mode))
+            listeners.drain(..).partition(|listener| {
+                modes.contains(&listener.mode) && listener.place == defaults.place(&listener.mode)
+            })
         };
-        for listener in gone {
+        for mut listener in gone {
             listener.stop().await;
+            // Its clients are served to their end.
+            let mut retired = self.0.retired.lock();
+            retired.retain(|old| !old.has_ended());
+            retired.push(listener);
         }
         let started: Vec<Arc<Mode>> =
             kept.iter().map(|listener| Arc::clone(&listener.mode)).collect();
@@ -145,8 +166,8 @@ impl Proxy {
     }
 
     fn start(&self, mode: Mode, defaults: &ListenDefaults) -> Result<Listener, ListenError> {
-        let host = mode.host.clone().unwrap_or_else(|| defaults.host.clone());
-        let given = mode.port.or(defaults.port);
+        let place = defaults.place(&mode);
+        let (host, given) = place.clone();
         let port = given.unwrap_or_else(|| mode.default_port());
         let sockets = bind(&host, port).map_err(|source| {
             let host = if host.is_empty() { "*" } else { &host };
@@ -165,20 +186,23 @@ impl Proxy {
         info!("{} listening at {}.", mode.description(), shown.join(" and "));
         let mode = Arc::new(mode);
         let (stop, stopping) = watch::channel(Stop::No);
+        let mut open = Vec::new();
         let tasks = sockets
             .into_iter()
             .map(|socket| {
+                let (is_open, closed) = oneshot::channel();
+                open.push(closed);
                 let accept = accept(
                     Arc::clone(&self.0.engine),
                     socket,
                     Arc::clone(&mode),
                     Arc::clone(&self.0.permits),
-                    stopping.clone(),
+                    (stopping.clone(), is_open),
                 );
                 tokio::spawn(accept)
             })
             .collect();
-        Ok(Listener { mode, addresses, stop, tasks })
+        Ok(Listener { mode, place, addresses, open, stop, tasks })
     }
 
     /// Serves a connection that was accepted elsewhere, to its end.
@@ -188,7 +212,8 @@ impl Proxy {
 
     /// Stops listening, lets running exchanges finish for `grace` at most, then ends all connections.
     pub async fn shutdown(&self, grace: Duration) {
-        let listeners = std::mem::take(&mut *self.0.listeners.lock());
+        let mut listeners = std::mem::take(&mut *self.0.listeners.lock());
+        listeners.append(&mut self.0.retired.lock());
         self.0.engine.set_listening(Vec::new());
         for listener in &listeners {
             // Nobody listens if its tasks have ended already.
@@ -206,11 +231,20 @@ impl Proxy {
 }
 
 impl Listener {
-    async fn stop(self) {
+    /// Stops listening. Returns when the sockets are closed; clients are served on.
+    async fn stop(&mut self) {
+        // Nobody listens if its tasks have ended already.
+        let _ = self.stop.send(Stop::Accepting);
+        for closed in self.open.drain(..) {
+            // The sender is dropped with the socket: that is the error.
+            let _ = closed.await;
+        }
         let shown = self.addresses.first().map(|&address| Address::from(address).to_string());
-        let description = self.mode.description();
-        self.end().await;
-        info!("{description} at {} stopped.", shown.unwrap_or_default());
+        info!("{} at {} stopped.", self.mode.description(), shown.unwrap_or_default());
+    }
+
+    fn has_ended(&self) -> bool {
+        self.tasks.iter().all(JoinHandle::is_finished)
     }
 
     /// Ends the connections. When this returns they are gone, and flows have what there was of them.
@@ -267,7 +301,7 @@ async fn accept(
     listener: TcpListener,
     mode: Arc<Mode>,
     permits: Arc<Semaphore>,
-    mut stop: watch::Receiver<Stop>,
+    (mut stop, is_open): (watch::Receiver<Stop>, oneshot::Sender<()>),
 ) {
     let mut clients = JoinSet::new();
     let mut warned = false;
@@ -303,6 +337,7 @@ async fn accept(
         }
     }
     drop(listener);
+    drop(is_open);
     tokio::select! {
         () = async { while clients.join_next().await.is_some() {} } => {}
         _ = stop.wait_for(|stop| *stop >= Stop::Serving) => {}

@@ -32,7 +32,7 @@ use crate::{
     exchange::Context,
     hooks::{ClientHelloData, Event, Hook, TlsData},
     io::{self, Buffered, Io},
-    upstream::{Destination, ServerConn, Upstreams, client_name},
+    upstream::{Destination, ServerConn, Upstreams, client_name, disconnected},
 };
 
 /// The certificates and configurations of both sides, made from the options.
@@ -247,15 +247,22 @@ async fn upgrade(
     destination: &Destination,
 ) -> Result<ServerConn, Failure> {
     let ServerConn { server, reader, writer, .. } = conn;
+    let (engine, client) = (&ctx.engine, &ctx.client);
     server.update(|server| {
         server.tls = true;
         server.tls_facts.sni.clone_from(&destination.sni);
     });
     let (io, _) = io::join(reader, writer);
-    let io = connect(&ctx.engine, &ctx.client, &server, destination, io).await?;
-    let (reader, writer) = io::split(io, BytesMut::new());
-    let destination = destination.clone();
-    Ok(ServerConn { server, destination, reader, writer, used: false, married: false })
+    match connect(engine, client, &server, destination, io).await {
+        Ok(io) => {
+            let halves = io::split(io, BytesMut::new());
+            Ok(ServerConn::new(engine, server, destination.clone(), halves))
+        }
+        Err(failure) => {
+            disconnected(engine, client, server).await;
+            Err(failure)
+        }
+    }
 }
 
 /// Begins TLS with a server. Failures are logged, remembered in the server's cell and told to addons.
@@ -361,6 +368,7 @@ impl Sniffed {
         let mut memory = self.0.lock();
         if memory.by_destination.len() >= REMEMBERED_MAX {
             memory.by_destination.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
+            memory.addresses.retain(|_, since| since.elapsed() < REMEMBERED);
             if memory.by_destination.len() >= REMEMBERED_MAX {
                 memory.by_destination.clear();
                 memory.addresses.clear();

@@ -8,8 +8,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -62,6 +65,26 @@ pub struct ServerConn {
     pub used: bool,
     /// It carries an authentication of its client and must not serve others.
     pub married: bool,
+    /// Which options it was made under.
+    generation: usize,
+}
+
+impl ServerConn {
+    pub(crate) fn new(
+        engine: &Engine,
+        server: Shared<Server>,
+        destination: Destination,
+        (reader, mut writer): (Reader, Writer),
+    ) -> Self {
+        writer.set_patience(engine.settings().idle_timeout);
+        let generation = engine.generation();
+        Self { server, destination, reader, writer, used: false, married: false, generation }
+    }
+
+    /// True if another request may be sent on it: it is as quiet as it should be, and options have not changed.
+    fn is_good(&mut self, engine: &Engine) -> bool {
+        self.generation == engine.generation() && io::is_quiet(&mut self.reader)
+    }
 }
 
 /// The connections of one client connection.
@@ -98,7 +121,7 @@ impl Upstreams {
     ) -> Result<ServerConn, Failure> {
         while let Some(at) = self.idle.iter().position(|conn| conn.destination == *destination) {
             let mut conn = self.idle.swap_remove(at);
-            if io::is_quiet(&mut conn.reader) {
+            if conn.is_good(&self.engine) {
                 return Ok(conn);
             }
             self.close(conn).await;
@@ -107,7 +130,7 @@ impl Upstreams {
             return Err(failure);
         }
         if sharing == Sharing::Allowed
-            && let Some(conn) = self.engine.pool.take(destination)
+            && let Some(conn) = self.engine.pool.take(&self.engine, &self.client, destination)
         {
             return Ok(conn);
         }
@@ -126,12 +149,16 @@ impl Upstreams {
         connect(&self.engine, &self.client, server, destination).await
     }
 
-    /// Keeps a connection for the next request.
-    pub fn put(&mut self, mut conn: ServerConn) {
+    /// Keeps a connection for the next request. Of many the oldest is closed.
+    pub async fn put(&mut self, mut conn: ServerConn) {
         conn.reader.rest();
         conn.writer.rest();
         conn.used = true;
         self.idle.push(conn);
+        if self.idle.len() > IDLE_MAX {
+            let oldest = self.idle.remove(0);
+            self.close(oldest).await;
+        }
     }
 
     /// Keeps a connection that was made ahead of the first request.
@@ -157,40 +184,82 @@ impl Upstreams {
 
     /// Closes a connection and tells those who want to know.
     pub async fn close(&self, conn: ServerConn) {
-        disconnect(&self.engine, &self.client, conn).await;
+        close(&self.engine, &self.client, conn).await;
+    }
+
+    /// Copies both directions between the client and a server until the end, and closes the server connection.
+    pub async fn relay(&self, client: (Reader, Writer), conn: ServerConn) {
+        let ServerConn { server, reader, writer, .. } = conn;
+        let silence = self.engine.settings().idle_timeout;
+        // Either side may end this as it likes.
+        let _ = io::relay(client, (reader, writer), silence).await;
+        disconnected(&self.engine, &self.client, server).await;
     }
 
     /// Waits until the server closes an idle connection, and closes it here too. Never ends without idle ones.
     pub async fn watch_idle(&mut self) {
+        let ended = poll_fn(|cx| {
+            for (at, conn) in self.idle.iter_mut().enumerate() {
+                // Whatever comes is the end: an idle connection has nothing to say.
+                if pin!(conn.reader.fill()).poll(cx).is_ready() {
+                    return Poll::Ready(at);
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        let conn = self.idle.swap_remove(ended);
+        self.close(conn).await;
+    }
+
+    /// Waits until the server of a connection that was made ahead says something first. Never ends otherwise.
+    pub async fn server_speaks(&mut self) {
         let Some(conn) = self.idle.last_mut() else { return std::future::pending().await };
-        // Whatever comes is the end: an idle connection has nothing to say.
-        let _ = conn.reader.fill().await;
-        if let Some(conn) = self.idle.pop() {
-            self.close(conn).await;
+        if !matches!(conn.reader.fill().await, Ok(1..)) {
+            std::future::pending::<()>().await;
         }
     }
 
     /// The client left: idle connections are shared or closed.
     pub async fn finish(mut self) {
         for conn in std::mem::take(&mut self.idle) {
-            let shareable = conn.used && !conn.married && !self.engine.hooks.servers_are_watched();
-            if shareable {
-                self.engine.pool.put(&self.engine, &self.client, conn);
+            let shareable = conn.used
+                && !conn.married
+                && conn.generation == self.engine.generation()
+                && !self.engine.hooks.servers_are_watched();
+            let left = if shareable {
+                self.engine.pool.put(&self.engine, &self.client, conn)
             } else {
+                Some(conn)
+            };
+            if let Some(conn) = left {
                 self.close(conn).await;
             }
         }
     }
 }
 
-async fn disconnect(engine: &Engine, client: &Shared<Client>, mut conn: ServerConn) {
-    conn.writer.shutdown().await;
-    let address = conn.server.update(|server| {
+/// Closes a connection and tells those who want to know. What was begun on it is given up; once begun, this goes on
+/// whatever becomes of the caller.
+async fn close(engine: &Arc<Engine>, client: &Shared<Client>, mut conn: ServerConn) {
+    let (engine, client) = (Arc::clone(engine), client.clone());
+    let closing = tokio::spawn(async move {
+        conn.writer.discard();
+        conn.writer.shutdown().await;
+        disconnected(&engine, &client, conn.server).await;
+    });
+    // It has no result.
+    let _ = closing.await;
+}
+
+/// Tells those who want to know that a server connection is closed.
+pub(crate) async fn disconnected(engine: &Engine, client: &Shared<Client>, server: Shared<Server>) {
+    let address = server.update(|server| {
         server.timestamp_end = Some(now());
         describe(server)
     });
     info!(client = %client_name(client), "server disconnect {address}");
-    let data = ServerData { server: conn.server, client: client.clone() };
+    let data = ServerData { server, client: client.clone() };
     engine.fire(Event::ServerDisconnected(data)).await;
 }
 
@@ -245,18 +314,15 @@ async fn connect(
         match crate::tls::connect(engine, client, &server, destination, Io::Tcp(tcp)).await {
             Ok(io) => io,
             Err(error) => {
-                server.update(|server| server.timestamp_end = Some(now()));
-                info!(client = %client_name(client), "server disconnect {address}");
-                engine.fire(Event::ServerDisconnected(data)).await;
+                disconnected(engine, client, server).await;
                 return Err(error);
             }
         }
     } else {
         Io::Tcp(tcp)
     };
-    let (reader, writer) = io::split(io, BytesMut::new());
-    let destination = destination.clone();
-    Ok(ServerConn { server, destination, reader, writer, used: false, married: false })
+    let halves = io::split(io, BytesMut::new());
+    Ok(ServerConn::new(engine, server, destination.clone(), halves))
 }
 
 /// Resolves the server's name and opens a TCP connection to the first address that answers.
@@ -283,18 +349,12 @@ async fn open(engine: &Engine, server: &Shared<Server>) -> Result<TcpStream, Str
     }
     let mut errors: Vec<String> = Vec::new();
     for address in addresses {
-        if engine.is_own_address(address, None) {
+        if engine.is_own_address(address) {
             return Err(own_address_error());
         }
         let attempt = open_one(address, settings.connect_addr);
         let error = match timeout(settings.connect_timeout, attempt).await {
-            Ok(Ok(tcp)) => {
-                let local = tcp.local_addr().map(|local| local.ip()).ok();
-                if engine.is_own_address(address, local) {
-                    return Err(own_address_error());
-                }
-                return Ok(tcp);
-            }
+            Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", settings.connect_timeout.as_secs()),
         };
@@ -348,13 +408,20 @@ struct Idle {
     is_swept: bool,
 }
 
+/// How many idle connections one client keeps.
+const IDLE_MAX: usize = 8;
 /// How long a connection may wait for another client.
 const SHARED_IDLE: Duration = Duration::from_secs(5);
 /// How many may wait.
 const SHARED_MAX: usize = 256;
 
 impl Pool {
-    fn take(&self, destination: &Destination) -> Option<ServerConn> {
+    fn take(
+        &self,
+        engine: &Arc<Engine>,
+        client: &Shared<Client>,
+        destination: &Destination,
+    ) -> Option<ServerConn> {
         loop {
             let (mut conn, since) = {
                 let mut idle = self.idle.lock();
@@ -363,19 +430,24 @@ impl Pool {
                 idle.count -= 1;
                 (conn, since)
             };
-            if since.elapsed() < SHARED_IDLE && io::is_quiet(&mut conn.reader) {
+            if since.elapsed() < SHARED_IDLE && conn.is_good(engine) {
                 return Some(conn);
             }
-            conn.server.update(|server| server.timestamp_end = Some(now()));
+            let (engine, client) = (Arc::clone(engine), client.clone());
+            tokio::spawn(async move { close(&engine, &client, conn).await });
         }
     }
 
-    fn put(&self, engine: &Arc<Engine>, client: &Shared<Client>, conn: ServerConn) {
+    /// Keeps a connection; gives it back if there are too many.
+    fn put(
+        &self,
+        engine: &Arc<Engine>,
+        client: &Shared<Client>,
+        conn: ServerConn,
+    ) -> Option<ServerConn> {
         let mut idle = self.idle.lock();
         if idle.count >= SHARED_MAX {
-            drop(idle);
-            conn.server.update(|server| server.timestamp_end = Some(now()));
-            return;
+            return Some(conn);
         }
         idle.count += 1;
         let queue = idle.by_destination.entry(conn.destination.clone()).or_default();
@@ -383,12 +455,16 @@ impl Pool {
         if !std::mem::replace(&mut idle.is_swept, true) {
             tokio::spawn(sweep(Arc::clone(engine)));
         }
+        None
     }
 
     /// Closes all of them: options changed, a script began to listen, or the proxy stops.
     pub fn clear(&self) {
-        let old = std::mem::take(&mut self.idle.lock().by_destination);
-        self.idle.lock().count = 0;
+        let old = {
+            let mut idle = self.idle.lock();
+            idle.count = 0;
+            std::mem::take(&mut idle.by_destination)
+        };
         drop(old);
     }
 
@@ -420,7 +496,7 @@ async fn sweep(engine: Arc<Engine>) {
         tokio::time::sleep(SHARED_IDLE / 5).await;
         let Some(expired) = engine.pool.expired() else { return };
         for (conn, client) in expired {
-            disconnect(&engine, &client, conn).await;
+            close(&engine, &client, conn).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
 use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now, spill::BodyBuilder};
 
-use super::{Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
+use super::{Asked, Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
 use crate::{
     body::{BodyReader, Next},
     error::Failure,
@@ -32,29 +32,27 @@ pub(crate) struct Received {
 pub(crate) struct Answer<'a> {
     ctx: &'a Context,
     flow: &'a FlowRef,
+    request: &'a Shared<Request>,
+    asked: &'a Asked,
     progress: &'a Progress,
-    method: Bytes,
-    version: Bytes,
-    /// The client keeps its connection open.
-    client_stays: bool,
 }
+
+/// How many interim responses one request may get.
+const INTERIM_MAX: usize = 64;
 
 impl<'a> Answer<'a> {
     pub(crate) fn new(
         ctx: &'a Context,
         flow: &'a FlowRef,
-        request: &Shared<Request>,
+        request: &'a Shared<Request>,
+        asked: &'a Asked,
         progress: &'a Progress,
     ) -> Self {
-        let (method, version, client_stays) = request.with(|request| {
-            let stays = http1::keep_alive(&request.http_version, &request.headers);
-            (request.method.clone(), request.http_version.clone(), stays)
-        });
-        Self { ctx, flow, progress, method, version, client_stays }
+        Self { ctx, flow, request, asked, progress }
     }
 
     fn recipient(&self) -> Recipient<'_> {
-        Recipient { method: &self.method, version: &self.version }
+        Recipient { method: &self.asked.method, version: &self.asked.version }
     }
 
     /// Sends a response that an addon made. True if the client connection can take another request.
@@ -78,28 +76,41 @@ impl<'a> Answer<'a> {
         outgoing: &mut O,
     ) -> Result<Received, Failure> {
         let settings = &self.ctx.settings;
+        // As it was sent, which a hook may have made something else than what the client asked for.
+        let (method, wants_upgrade, stays_asked) = self.request.with(|request| {
+            let upgrade = request.headers.contains("upgrade")
+                && request.headers.has_token("connection", "upgrade")
+                && &self.asked.version[..] == b"HTTP/1.1";
+            let stays = http1::keep_alive(&request.http_version, &request.headers);
+            (request.method.clone(), upgrade, stays)
+        });
+        let mut interim = 0;
         let head = loop {
             let head = self.read_head(reader).await?;
             if !matches!(head.status, 100..=199) || head.status == 101 {
                 break head;
             }
+            interim += 1;
+            if interim > INTERIM_MAX {
+                return Err(Failure::BadResponse("server sent too many interim responses".into()));
+            }
             // HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
-            if &self.version[..] != b"HTTP/1.0" {
+            if &self.asked.version[..] != b"HTTP/1.0" {
                 outgoing.informational(&head).await?;
             }
         };
+        if head.status == 101 && !wants_upgrade {
+            return Err(Failure::BadResponse(
+                "server switched protocols without being asked to".into(),
+            ));
+        }
         let validate = settings.rules.validate;
-        let received = http1::response_framing(
-            &self.method,
-            head.version,
-            head.status,
-            &head.headers,
-            validate,
-        );
-        let stays = http1::keep_alive(head.version.as_bytes(), &head.headers);
+        let received =
+            http1::response_framing(&method, head.version, head.status, &head.headers, validate);
+        let stays = stays_asked && http1::keep_alive(head.version.as_bytes(), &head.headers);
         let married = is_connection_auth(&head.headers, "www-authenticate");
         let content_type = head.headers.get("content-type").cloned();
-        let upgrade = head.status == 101;
+        let switched = head.status == 101;
         let known = match received {
             Ok(Framing::Length(length)) => Some(length),
             _ => None,
@@ -120,7 +131,7 @@ impl<'a> Answer<'a> {
         if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
             return Err(Failure::ResponseTooLarge);
         }
-        let reusable = stays && received != Framing::UntilClose && !upgrade;
+        let reusable = stays && received != Framing::UntilClose && !switched;
         if let Some(replaced) = self.flow.response().filter(|now| !now.is(&response)) {
             // A hook answers in the server's place; what the server still sends is not wanted.
             self.fire_response(Stage::Whole).await?;
@@ -135,6 +146,7 @@ impl<'a> Answer<'a> {
             let order = response.with(|response| response.stream.clone());
             plan::make(self.ctx, self.flow, Direction::Response, order, content_type.as_deref())
         };
+        let mut upgrade = false;
         let keep_alive = match plan {
             Plan::Hold => {
                 let begun = if known == Some(0) {
@@ -147,12 +159,19 @@ impl<'a> Answer<'a> {
                     self.hold(reader, &mut body, &response, known).await?
                 };
                 if let Some(begun) = begun {
+                    if self.ctx.engine.hooks.need(self.flow, Direction::Response).1 {
+                        let event = Event::Response(self.flow.clone());
+                        self.ctx.engine.fire_stage(event, Stage::Head).await;
+                        self.ctx.settle(self.flow).await?;
+                    }
                     let keeper = Keeper::new(plan::pass(settings), settings, None);
                     let live = Live { received, begun: Some(begun), keeper };
                     self.forward(reader, &mut body, &response, live, outgoing).await?
                 } else {
                     self.fire_response(Stage::Whole).await?;
                     let response = self.flow.response().unwrap_or(response);
+                    // A hook may have refused to switch.
+                    upgrade = switched && response.with(|response| response.status_code == 101);
                     self.send_whole(&response, outgoing).await?
                 }
             }
@@ -203,13 +222,19 @@ impl<'a> Answer<'a> {
     /// Waits for more from the server, but not longer than a connection may be silent.
     async fn fill(&self, reader: &mut Reader) -> io::Result<usize> {
         let silence = self.ctx.settings.idle_timeout;
-        reader.fill_within(silence).await.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => {
-                let text = format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
-                io::Error::new(io::ErrorKind::TimedOut, text)
+        loop {
+            // Before it has the whole request it has no reason to speak.
+            let may_speak = self.progress.sent.load(Ordering::Relaxed);
+            match reader.fill_within(silence).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && may_speak => {
+                    let text =
+                        format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                read => return read,
             }
-            _ => error,
-        })
+        }
     }
 
     /// Reads the whole body into the response. Returns what was read if it is too long to be held.
@@ -389,7 +414,7 @@ impl<'a> Answer<'a> {
     }
 
     fn keeps_alive(&self, head: &Response, delimited: bool) -> bool {
-        self.client_stays && delimited && http1::keep_alive(&head.http_version, &head.headers)
+        self.asked.stays && delimited && http1::keep_alive(&head.http_version, &head.headers)
     }
 }
 

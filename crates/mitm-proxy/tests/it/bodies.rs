@@ -254,3 +254,26 @@ async fn a_slow_client_slows_the_server() {
     assert!(counted.is_missing() && counted.len().is_none(), "the body has not passed");
     client.read_exactly(64 << 20).await;
 }
+
+#[tokio::test]
+async fn an_early_answer_does_not_cut_an_upload_that_is_wanted() {
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let origin = RawServer::start(move |_| {
+        vec![Step::Bytes(50), Step::Send(ok.into()), Step::Request, Step::End]
+    })
+    .await;
+    let proxy = Setup::needing(Need::Tee).start().await;
+    let mut client = proxy.client().await;
+    let to = origin.address();
+    client
+        .send(format!("POST http://{to}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nbegin"))
+        .await;
+    assert_eq!(within("the answer", client.response()).await.content(), b"ok");
+    client.send("ended").await;
+    origin.wait_for_requests(1).await;
+    assert_eq!(origin.requests()[0].content(), b"beginended");
+    mitm_testkit::wait::until("the body", || {
+        proxy.flow(0).request().unwrap().with(|r| r.body.len()) == Some(10)
+    })
+    .await;
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mitm_flow::{Headers, Response, Shared};
-use mitm_proxy::{Event, Hook, Settings, hooks::Need};
+use mitm_proxy::{Event, Hook, ListenDefaults, Mode, Settings, hooks::Need};
 use mitm_testkit::{RawServer, Step, net, wait::within};
 
 use crate::harness::Setup;
@@ -315,4 +315,100 @@ async fn a_silent_server_is_given_up() {
         .await;
     assert_eq!(answer.status(), 502);
     assert!(proxy.flow(0).error().unwrap().msg.contains("tcp_timeout"));
+}
+
+#[tokio::test]
+async fn a_hook_sends_a_request_elsewhere() {
+    let first = RawServer::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst").await;
+    let second = RawServer::answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond").await;
+    let port = second.port();
+    let proxy = Setup::reacting(move |event| {
+        if let Event::Request(flow) = event {
+            flow.request().unwrap().update(|request| {
+                if request.path.starts_with(b"/elsewhere") {
+                    request.port = port;
+                }
+            });
+        }
+    })
+    .start()
+    .await;
+    for path in ["/elsewhere", "/here", "/elsewhere"] {
+        let mut client = proxy.client().await;
+        let to = first.address();
+        let answer =
+            client.request(format!("GET http://{to}{path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        let expected: &[u8] = if path == "/here" { b"first" } else { b"second" };
+        assert_eq!(answer.content(), expected, "{path}");
+    }
+    let address = proxy.flow(0).server().get().address.unwrap();
+    assert_eq!(address.port, port);
+}
+
+#[tokio::test]
+async fn a_client_gets_what_it_asked_for_whatever_the_server_was_asked() {
+    let origin = RawServer::answering(OK).await;
+    let proxy = Setup::reacting(|event| {
+        if let Event::Request(flow) = event {
+            flow.request().unwrap().update(|request| request.method = "GET".into());
+        }
+    })
+    .start()
+    .await;
+    let mut client = proxy.client().await;
+    let to = origin.address();
+    client.send(format!("HEAD http://{to}/ HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    assert!(client.read_until(b"\r\n\r\n").await.starts_with(b"HTTP/1.1 200"));
+    client.send(format!("GET http://{to}/ HTTP/1.0\r\nHost: x\r\n\r\n")).await;
+    let got = within("the end", client.read_to_end()).await;
+    assert!(got.starts_with(b"HTTP/1.1 200") && got.ends_with(b"hello"), "{}", got.escape_ascii());
+}
+
+#[tokio::test]
+async fn one_client_keeps_few_idle_connections() {
+    let mut origins = Vec::new();
+    for _ in 0..12 {
+        origins.push(RawServer::answering(OK).await);
+    }
+    let proxy = Setup::default().start().await;
+    let mut client = proxy.client().await;
+    for origin in &origins {
+        client
+            .request(format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address()))
+            .await;
+    }
+    mitm_testkit::wait::until("the oldest to be closed", || {
+        origins.iter().map(RawServer::open_connections).sum::<usize>() <= 8
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_kill_ends_the_wait_for_a_held_body() {
+    let proxy = Setup::needing(Need::Hold).start().await;
+    let mut client = proxy.client().await;
+    client.send("POST http://x.test/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc").await;
+    proxy.wait_for_hook(Hook::Requestheaders).await;
+    proxy.flow(0).kill().unwrap();
+    assert_eq!(within("the end", client.read_to_end()).await, b"");
+    proxy.wait_for_hook(Hook::Error).await;
+    assert!(!proxy.hooks().contains(&"request".to_owned()));
+}
+
+#[tokio::test]
+async fn listeners_move_and_their_clients_stay() {
+    let origin = RawServer::answering(OK).await;
+    let proxy = Setup::default().start().await;
+    let mut client = proxy.client().await;
+    let get = format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address());
+    client.request(&get).await;
+    let mode = || vec![Mode::parse("regular").unwrap()];
+    for _ in 0..2 {
+        let port = net::free_port();
+        let defaults = ListenDefaults { host: "127.0.0.1".into(), port: Some(port) };
+        assert!(proxy.proxy.listen(mode(), &defaults).await.is_empty());
+        assert_eq!(proxy.proxy.listening(), [std::net::SocketAddr::from(([127, 0, 0, 1], port))]);
+        assert_eq!(client.request(&get).await.status(), 200);
+    }
+    assert!(tokio::net::TcpStream::connect(proxy.address).await.is_err());
 }

@@ -29,7 +29,7 @@ impl Hooks for Recorder {
         self.wanted
     }
 
-    fn fire(&self, event: Event, stage: Stage) -> Option<HookFuture<'_>> {
+    fn fire(self: Arc<Self>, event: Event, stage: Stage) -> Option<HookFuture> {
         // Nobody here changes heads only.
         if stage == Stage::Head {
             return None;

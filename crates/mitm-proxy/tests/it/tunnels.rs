@@ -206,3 +206,106 @@ async fn an_upgrade_hands_over_the_raw_connections() {
     client.send([b'z'; 120]).await;
     assert_eq!(client.read_exactly(4).await, b"echo");
 }
+
+#[tokio::test]
+async fn what_is_no_http_inside_of_tls_reaches_the_server_in_tls() {
+    let identity = tls::self_signed(&["origin.test"]);
+    let origin = RawServer::start_tls(identity.server_config(&[]), |_| {
+        use mitm_testkit::Step::{Bytes, End, Send};
+        vec![Bytes(6), Send(b"\x00pong\xff".to_vec()), End]
+    })
+    .await;
+    for eager in [true, false] {
+        let settings = Settings { eager, ..Settings::default() };
+        let proxy = Setup { settings, ..Setup::default() }.start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let pem = proxy.set_tls(dir.path(), Verification::Insecure);
+        let client = tunnel(&proxy, &origin).await;
+        let mut client =
+            client.start_tls(tls::client_config(&pem, &[]), "origin.test").await.unwrap();
+        client.send(b"\x00ping\xfe").await;
+        assert_eq!(client.read_exactly(6).await, b"\x00pong\xff");
+    }
+    // The origin ends TLS itself, so what it noted came to it in TLS.
+    assert_eq!(origin.received(), [b"\x00ping\xfe", b"\x00ping\xfe"]);
+}
+
+#[tokio::test]
+async fn tls_within_tls_is_the_servers_business() {
+    let identity = tls::self_signed(&["origin.test"]);
+    let origin =
+        RawServer::start_tls(identity.server_config(&[]), |_| vec![mitm_testkit::Step::End]).await;
+    let proxy = Setup::default().start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let pem = proxy.set_tls(dir.path(), Verification::Insecure);
+    let client = tunnel(&proxy, &origin).await;
+    let mut client = client.start_tls(tls::client_config(&pem, &[]), "origin.test").await.unwrap();
+    let hello = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00";
+    client.send(hello).await;
+    mitm_testkit::wait::until("the inner hello", || {
+        origin.received().first().is_some_and(|bytes| bytes == hello)
+    })
+    .await;
+    let hellos = proxy.hooks().iter().filter(|name| *name == "tls_clienthello").count();
+    assert_eq!(hellos, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard() {
+    use mitm_testkit::Step::{Bytes, End, Send};
+    let origin = RawServer::start(|_| vec![Send("220 hello\r\n".into()), Bytes(6), End]).await;
+    let proxy = Setup::default().start().await;
+    let mut client = tunnel(&proxy, &origin).await;
+    assert_eq!(within("the greeting", client.read_exactly(11)).await, b"220 hello\r\n");
+    client.send("QUIT\r\n").await;
+    mitm_testkit::wait::until("the farewell", || origin.received()[0] == b"QUIT\r\n").await;
+}
+
+#[tokio::test]
+async fn what_follows_a_refused_connect_is_no_request() {
+    let (address, _socket) = net::refusing();
+    let origin = RawServer::answering(OK).await;
+    let proxy = Setup::default().start().await;
+    let mut client = proxy.client().await;
+    let inner = format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address());
+    client
+        .send(format!(
+            "CONNECT {address} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{inner}",
+            inner.len()
+        ))
+        .await;
+    let got = within("the end", client.read_to_end()).await;
+    assert!(got.starts_with(b"HTTP/1.1 502") && !got.ends_with(b"hello"));
+    assert_eq!(origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_server_does_not_switch_protocols_unasked() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+    let origin = RawServer::answering(switch).await;
+    let proxy = Setup::default().start().await;
+    let mut client = proxy.client().await;
+    let request = format!("GET http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address());
+    assert_eq!(client.request(request).await.status(), 502);
+}
+
+#[tokio::test]
+async fn a_hook_refuses_to_switch_protocols() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+    let origin = RawServer::answering(switch).await;
+    let proxy = Setup::reacting(|event| {
+        if let Event::Response(flow) = event {
+            flow.set_response(Some(Shared::new(Response::make(403, "no", Headers::new()))));
+        }
+    })
+    .start()
+    .await;
+    let mut client = proxy.client().await;
+    let ask = |to| {
+        format!("GET http://{to}/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+    };
+    assert_eq!(client.request(ask(origin.address())).await.status(), 403);
+    // The connection is still HTTP.
+    assert_eq!(client.request(ask(origin.address())).await.status(), 403);
+    assert_eq!(proxy.flows(), 2);
+}
