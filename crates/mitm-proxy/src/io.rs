@@ -202,7 +202,7 @@ pub struct Writer {
 
 /// The room of a fresh or idle reader; most heads fit.
 const ROOM_MIN: usize = 4 << 10;
-const ROOM_MAX: usize = 256 << 10;
+const ROOM_MAX: usize = 64 << 10;
 /// Pieces of this size and more are written without a copy.
 const WRITE_THROUGH: usize = 16 << 10;
 /// How long a peer may leave what is sent to it unread, unless told otherwise.
@@ -351,12 +351,19 @@ impl Writer {
     async fn write_some(&mut self, more: &[u8]) -> io::Result<usize> {
         self.alarm.set(self.patience);
         let Self { side, out, alarm, .. } = self;
-        let slices = [io::IoSlice::new(out), io::IoSlice::new(more)];
-        let slices = if out.is_empty() { &slices[1..] } else { &slices[..] };
         let sent = poll_fn(|cx| {
-            let written = match side {
-                WriteSide::Tcp(side) => Pin::new(side).poll_write_vectored(cx, slices),
-                WriteSide::Any(side) => Pin::new(side).poll_write_vectored(cx, slices),
+            let side: &mut (dyn AsyncWrite + Unpin + Send) = match side {
+                WriteSide::Tcp(side) => side,
+                WriteSide::Any(side) => side,
+            };
+            let side = Pin::new(side);
+            // One piece at a time is cheaper where there is only one.
+            let written = match (&out[..], more) {
+                (out, []) => side.poll_write(cx, out),
+                ([], more) => side.poll_write(cx, more),
+                (out, more) => {
+                    side.poll_write_vectored(cx, &[io::IoSlice::new(out), io::IoSlice::new(more)])
+                }
             };
             match written {
                 Poll::Pending => alarm.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
