@@ -27,7 +27,6 @@ use bytes::{Bytes, BytesMut};
 use mitm_codec::http1::{self, Framing, Piece, ResponseHead};
 use mitm_flow::{
     Body, Client, FlowError, FlowRef, Headers, Request, Response, Server, Shared, now,
-    spill::BodyBuilder,
 };
 use tracing::info;
 
@@ -308,21 +307,19 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                 self.outgoing.informational(&continue_head()).await?;
                 self.request.update(|request| request.headers.remove("expect"));
             }
-            let mut builder = BodyBuilder::new(settings.body_memory_limit, known);
-            let end = tokio::select! {
+            let keeper = Keeper::new(Plan::Hold, settings, known);
+            let mut arriving = Arriving::new(&self.request, keeper);
+            let collected = tokio::select! {
                 biased;
-                end = plan::collect(self.ctx, self.incoming, &mut builder, known) => end,
-                () = self.flow.wait_for_kill() => Err(Failure::Killed),
+                collected = plan::collect(self.ctx, self.incoming, &mut arriving, known) => collected?,
+                () = self.flow.wait_for_kill() => return Err(Failure::Killed),
             };
-            let stored = match &end {
-                Ok(_) => builder.flushed().await,
-                Err(_) => true,
-            };
-            let body = builder.finish();
-            let trailers = match end {
-                Ok(plan::Collected::Whole(trailers)) if stored => trailers,
-                Ok(plan::Collected::Whole(_)) => return Err(Failure::Storage("request")),
-                Ok(plan::Collected::TooLong) => {
+            let stored = arriving.flushed().await;
+            let body = arriving.finish();
+            let trailers = match collected {
+                plan::Collected::Whole(trailers) if stored => trailers,
+                plan::Collected::Whole(_) => return Err(Failure::Storage("request")),
+                plan::Collected::TooLong => {
                     // It turned out to be large: what is here goes first, the rest as it comes.
                     self.request.update(|request| request.stream = mitm_flow::Stream::Pass);
                     if self.ctx.engine.hooks.need(&self.flow, Direction::Request).1 {
@@ -332,10 +329,6 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
                     }
                     let keeper = Keeper::new(plan::pass(settings), settings, None);
                     return Ok(Source::Live(Live { received, begun: Some(body), keeper }));
-                }
-                Err(failure) => {
-                    self.request.update(|request| request.body = body.as_partial());
-                    return Err(failure);
                 }
             };
             self.request.update(|request| {

@@ -108,11 +108,11 @@ pub(crate) enum Collected {
     TooLong,
 }
 
-/// Reads a request body into `builder`.
+/// Reads a request body into `arriving`.
 pub(crate) async fn collect<I: Incoming>(
     ctx: &Context,
     incoming: &mut I,
-    builder: &mut BodyBuilder,
+    arriving: &mut Arriving<'_, Request>,
     known: Option<u64>,
 ) -> Result<Collected, Failure> {
     let settings = &ctx.settings;
@@ -121,11 +121,11 @@ pub(crate) async fn collect<I: Incoming>(
             None => incoming.fill().await?,
             Some(Next::End { trailers, .. }) => return Ok(Collected::Whole(trailers)),
             Some(Next::Piece(piece)) => {
-                push(builder, &piece).await;
-                if settings.body_size_limit.is_some_and(|limit| builder.len() > limit) {
+                arriving.keep(&piece).await;
+                if settings.body_size_limit.is_some_and(|limit| arriving.received > limit) {
                     return Err(Failure::RequestTooLarge);
                 }
-                if known.is_none() && is_large(settings, Some(builder.len())) {
+                if known.is_none() && is_large(settings, Some(arriving.received)) {
                     return Ok(Collected::TooLong);
                 }
             }
@@ -134,7 +134,7 @@ pub(crate) async fn collect<I: Incoming>(
 }
 
 /// Adds what a piece carries, and waits for the disk if it is behind.
-pub(crate) async fn push(builder: &mut BodyBuilder, piece: &Piece) {
+async fn push(builder: &mut BodyBuilder, piece: &Piece) {
     for data in &piece.data {
         push_data(builder, data.clone()).await;
     }
@@ -177,6 +177,19 @@ impl Keeper {
 
     pub(crate) fn is_transform(&self) -> bool {
         self.function.is_some()
+    }
+
+    /// Returns how much of the body came in.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Waits until what is kept is where it belongs; false if it could not be stored.
+    pub(crate) async fn flushed(&self) -> bool {
+        match &self.builder {
+            Some(builder) => builder.flushed().await,
+            None => true,
+        }
     }
 
     /// True if the body is longer than `limit` with this piece.

@@ -4,7 +4,7 @@ use std::{io, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
-use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now, spill::BodyBuilder};
+use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now};
 
 use super::{Asked, Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
 use crate::{
@@ -246,43 +246,34 @@ impl<'a> Answer<'a> {
         known: Option<u64>,
     ) -> Result<Option<Body>, Failure> {
         let settings = &self.ctx.settings;
-        let mut builder = BodyBuilder::new(settings.body_memory_limit, known);
-        let result = loop {
-            match body.next(reader) {
-                Ok(Some(Next::End { trailers, .. })) => break Ok(trailers),
-                Ok(Some(Next::Piece(piece))) => {
-                    plan::push(&mut builder, &piece).await;
-                    if settings.body_size_limit.is_some_and(|limit| builder.len() > limit) {
-                        break Err(Failure::ResponseTooLarge);
+        let mut arriving = Arriving::new(response, Keeper::new(Plan::Hold, settings, known));
+        let trailers = loop {
+            match body.next(reader).map_err(|error| Failure::response_body(&error))? {
+                Some(Next::End { trailers, .. }) => break trailers,
+                Some(Next::Piece(piece)) => {
+                    arriving.keep(&piece).await;
+                    let received = arriving.received();
+                    if settings.body_size_limit.is_some_and(|limit| received > limit) {
+                        return Err(Failure::ResponseTooLarge);
                     }
-                    if known.is_none() && plan::is_large(settings, Some(builder.len())) {
+                    if known.is_none() && plan::is_large(settings, Some(received)) {
                         response.update(|response| response.stream = Stream::Pass);
-                        return Ok(Some(builder.finish()));
+                        return Ok(Some(arriving.finish()));
                     }
                 }
-                Ok(None) => {
-                    if let Err(error) = self.fill(reader).await {
-                        break Err(connection_failed(&error));
-                    }
+                None => {
+                    self.fill(reader).await.map_err(|error| connection_failed(&error))?;
                 }
-                Err(error) => break Err(Failure::response_body(&error)),
             }
         };
-        let stored = result.is_err() || builder.flushed().await;
-        match result {
-            Ok(trailers) => {
-                response.update(|response| {
-                    response.body = builder.finish();
-                    response.trailers = trailers;
-                    response.timestamp_end = Some(now());
-                });
-                if stored { Ok(None) } else { Err(Failure::Storage("response")) }
-            }
-            Err(failure) => {
-                response.update(|response| response.body = builder.finish().as_partial());
-                Err(failure)
-            }
-        }
+        let stored = arriving.flushed().await;
+        let body = arriving.finish();
+        response.update(|response| {
+            response.body = body;
+            response.trailers = trailers;
+            response.timestamp_end = Some(now());
+        });
+        if stored { Ok(None) } else { Err(Failure::Storage("response")) }
     }
 
     /// Sends a response that is all there.

@@ -393,6 +393,8 @@ async fn a_kill_ends_the_wait_for_a_held_body() {
     assert_eq!(within("the end", client.read_to_end()).await, b"");
     proxy.wait_for_hook(Hook::Error).await;
     assert!(!proxy.hooks().contains(&"request".to_owned()));
+    let body = proxy.flow(0).request().unwrap().get().body;
+    assert!(body.is_partial() && body.len().is_some_and(|len| len <= 3));
 }
 
 #[tokio::test]
