@@ -53,7 +53,8 @@ impl ParseError {
     pub(crate) fn new(text: &str, offset: usize, kind: ParseErrorKind) -> Self {
         // An overlong text is not carried around.
         let text = if let ParseErrorKind::TooLong(_) = kind { "" } else { text };
-        Self { text: text.to_owned(), offset: offset.min(text.len()), kind }
+        // A pattern over bytes may fail inside of a character.
+        Self { text: text.to_owned(), offset: text.floor_char_boundary(offset), kind }
     }
 
     /// Returns the byte offset into the filter at which it stops making sense.
