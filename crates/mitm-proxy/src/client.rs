@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use mitm_flow::{Client, Server, Shared, now};
-use tracing::info;
+use mitm_flow::{Client, FlowRef, Server, Shared, now};
+use tracing::{error, info};
 
 use crate::{
     engine::Engine,
@@ -12,10 +12,10 @@ use crate::{
     hooks::{Event, Hook, LayerKind, NextLayerData},
     http1,
     io::{self, Io, Reader, Writer},
-    mode::Mode,
+    mode::{Mode, ModeKind},
     next_layer::{self, Decision, Known},
-    tls,
-    upstream::{Destination, Upstreams, client_name},
+    platform, socks5, tls,
+    upstream::{Destination, ServerConn, Upstreams, client_name, ended},
 };
 
 /// Serves one accepted connection to its end.
@@ -36,14 +36,15 @@ pub(crate) async fn serve(
     if client.with(|client| client.error.is_some()) {
         info!(client = %name, "client kill connection");
     } else {
-        let mut upstreams = Upstreams::new(Arc::clone(&engine), client.clone());
+        let upstreams = Upstreams::new(Arc::clone(&engine), client.clone());
         let ctx = Context {
             settings: engine.settings(),
             engine: Arc::clone(&engine),
             client: client.clone(),
-            tunnel: None,
+            mode,
+            target: None,
         };
-        layers(ctx, io, &mut upstreams).await;
+        arrive(ctx, io, &upstreams).await;
         disconnected(&engine, &client, &name).await;
         upstreams.finish().await;
         return;
@@ -57,9 +58,83 @@ async fn disconnected(engine: &Engine, client: &Shared<Client>, name: &str) {
     engine.fire(Event::ClientDisconnected(client.clone())).await;
 }
 
+/// Finds out where the connection leads, as far as the mode tells, and runs the layers.
+async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
+    match &ctx.mode.kind {
+        ModeKind::Regular | ModeKind::Upstream(_) => {}
+        ModeKind::Reverse(target) => {
+            ctx.target = Some(Destination {
+                tls: target.scheme.is_tls(),
+                ..Destination::plain(Arc::clone(&target.host), target.port)
+            });
+        }
+        ModeKind::Transparent => match original_destination(&io) {
+            Ok(address) => {
+                ctx.client.update(|client| client.sockname = Some(address.into()));
+                let host = address.ip().to_canonical().to_string();
+                ctx.target = Some(Destination::plain(host.into(), address.port()));
+            }
+            Err(error) => {
+                error!(client = %client_name(&ctx.client), "Transparent mode failure: {error}");
+                return;
+            }
+        },
+        ModeKind::Socks5 => {
+            let (mut reader, mut writer) = io::split(io, BytesMut::new());
+            match socks5::serve(&mut ctx, &mut reader, &mut writer, upstreams).await {
+                true => layers(ctx, reader, writer, upstreams).await,
+                false => writer.shutdown().await,
+            }
+            return;
+        }
+    }
+    if let Some(target) = &ctx.target
+        && wants_connection(&ctx, target)
+    {
+        // Whether HTTP over TLS offers HTTP/2, only the client can say.
+        let first = match &ctx.mode.kind {
+            ModeKind::Reverse(mode) if mode.scheme.is_http() => {
+                &Destination::plain(Arc::clone(&target.host), target.port)
+            }
+            _ => target,
+        };
+        let server = Server::new(Some(target.address()));
+        match upstreams.fresh(first, server.into()).await {
+            Ok(conn) => upstreams.put_new(conn),
+            Err(failure) => upstreams.remember_failure(target.clone(), failure),
+        }
+    }
+    let (reader, writer) = io::split(io, BytesMut::new());
+    layers(ctx, reader, writer, upstreams).await;
+}
+
+fn original_destination(io: &Io) -> std::io::Result<SocketAddr> {
+    match io {
+        Io::Tcp(tcp) => platform::original_destination(tcp),
+        _ => Err(std::io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// True if the server is connected before the client has said anything, because it might speak first, or because
+/// somebody wants to see connections in their proper order.
+fn wants_connection(ctx: &Context, target: &Destination) -> bool {
+    let speaks_http = match &ctx.mode.kind {
+        ModeKind::Reverse(target) => target.scheme.is_http(),
+        _ => false,
+    };
+    ctx.settings.eager
+        && target.via.is_none()
+        && (ctx.engine.hooks.servers_are_watched()
+            || !speaks_http && !ctx.engine.sniffed.knows_address(&ctx.engine, target))
+}
+
 /// Runs one layer after the other: each ends by closing, or by leaving a stream for the next.
-async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
-    let (mut reader, mut writer) = io::split(io, BytesMut::new());
+pub(crate) async fn layers(
+    mut ctx: Context,
+    mut reader: Reader,
+    mut writer: Writer,
+    upstreams: &Upstreams,
+) {
     // TLS is ended once on the way to the proxy, and once in a tunnel. What is TLS below that is the server's.
     let mut tls_ended = false;
     loop {
@@ -77,11 +152,11 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
                         return;
                     }
                     http1::End::Tunnel(destination) => {
-                        ctx.tunnel = Some(destination);
+                        ctx.target = Some(destination);
                         tls_ended = false;
                     }
-                    http1::End::Upgrade(conn) => {
-                        upstreams.relay((reader, writer), *conn).await;
+                    http1::End::Upgrade(conn, flow) => {
+                        upgraded(&ctx, (reader, writer), *conn, flow).await;
                         return;
                     }
                 }
@@ -109,12 +184,18 @@ async fn layers(mut ctx: Context, io: Io, upstreams: &mut Upstreams) {
     }
 }
 
+/// Goes on after the server switched protocols.
+async fn upgraded(ctx: &Context, client: (Reader, Writer), conn: ServerConn, flow: FlowRef) {
+    flow.set_live(false);
+    relay(ctx, client, conn).await;
+}
+
 /// Decides what the stream speaks; `None` if it ended before that could be told.
-async fn next(ctx: &Context, reader: &mut Reader, upstreams: &mut Upstreams) -> Option<LayerKind> {
+async fn next(ctx: &Context, reader: &mut Reader, upstreams: &Upstreams) -> Option<LayerKind> {
     let choice = loop {
         let known = Known {
             data: &reader.buf,
-            in_tunnel: ctx.tunnel.is_some(),
+            in_tunnel: ctx.target.is_some(),
             eof: reader.eof,
             rawtcp: ctx.settings.rawtcp,
         };
@@ -127,7 +208,7 @@ async fn next(ctx: &Context, reader: &mut Reader, upstreams: &mut Upstreams) -> 
             biased;
             read = reader.fill_within(ctx.settings.idle_timeout) => read,
             // SMTP, FTP and their kin begin with a greeting.
-            () = upstreams.server_speaks(), if ctx.tunnel.is_some() => {
+            () = upstreams.server_speaks(), if ctx.target.is_some() => {
                 break if ctx.settings.rawtcp { LayerKind::Tcp } else { LayerKind::Http };
             }
         };
@@ -145,7 +226,7 @@ async fn next(ctx: &Context, reader: &mut Reader, upstreams: &mut Upstreams) -> 
     if !ctx.engine.hooks.wanted().has(Hook::NextLayer) {
         return Some(choice);
     }
-    let server = ctx.tunnel.as_ref().map(Destination::address);
+    let server = ctx.target.as_ref().map(Destination::address);
     let data = Shared::new(NextLayerData {
         client: ctx.client.clone(),
         server: Server::new(server).into(),
@@ -158,17 +239,25 @@ async fn next(ctx: &Context, reader: &mut Reader, upstreams: &mut Upstreams) -> 
 }
 
 /// Connects the client with the server and leaves them alone. Inside of TLS the server is spoken to in TLS as well.
-async fn pass(ctx: &Context, reader: Reader, writer: Writer, upstreams: &mut Upstreams) {
-    let Some(destination) = &ctx.tunnel else { return };
+async fn pass(ctx: &Context, reader: Reader, writer: Writer, upstreams: &Upstreams) {
+    let Some(destination) = &ctx.target else { return };
     let conn = if let Some(conn) = upstreams.take(destination) {
         conn
     } else {
         let server = Server::new(Some(destination.address()));
-        match upstreams.fresh(destination, server.into()).await {
+        match upstreams.open(destination, server.into()).await {
             Ok(conn) => conn,
             // It was logged, and there is nothing that could be answered.
             Err(_) => return,
         }
     };
-    upstreams.relay((reader, writer), conn).await;
+    relay(ctx, (reader, writer), conn).await;
+}
+
+/// Copies both directions until the end, and closes the server connection.
+async fn relay(ctx: &Context, client: (Reader, Writer), conn: ServerConn) {
+    let ServerConn { server, reader, writer, hop, .. } = conn;
+    // Either side may end this as it likes.
+    let _ = io::relay(client, (reader, writer), ctx.settings.idle_timeout).await;
+    ended(&ctx.engine, &ctx.client, server, hop).await;
 }

@@ -26,7 +26,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use mitm_codec::http1::{self, Framing, Piece, ResponseHead};
 use mitm_flow::{
-    Body, Client, FlowError, FlowRef, Headers, Request, Response, Server, Shared, now,
+    Body, Client, FlowError, FlowRef, Headers, Request, Response, Server, Shared, now, url,
 };
 use tracing::info;
 
@@ -37,9 +37,11 @@ use crate::{
     framing,
     hooks::{Direction, Event, Hook, Stage},
     io::Writer,
+    mode::{Mode, ModeKind},
     plan::{self, Arriving, Keeper, Plan},
     settings::Settings,
-    upstream::{Destination, ServerConn, Sharing, Upstreams, client_name},
+    upstream::{Destination, Line, ServerConn, Sharing, Upstreams, client_name},
+    via::Via,
 };
 
 pub(crate) mod answer;
@@ -96,28 +98,66 @@ pub(crate) struct Context {
     pub(crate) engine: Arc<Engine>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) client: Shared<Client>,
-    /// Where the connection leads, if the client asked for a tunnel.
-    pub(crate) tunnel: Option<Destination>,
+    pub(crate) mode: Arc<Mode>,
+    /// Where the connection leads, if that is known without a request: the client asked for a tunnel, or the mode says it.
+    pub(crate) target: Option<Destination>,
 }
 
 impl Context {
-    /// Returns where a request goes. Inside a tunnel, and unless a hook redirected it, that is where the tunnel
-    /// leads, with the name that the client gave in its TLS handshake.
-    fn destination(&self, request: &Request) -> Destination {
+    /// Returns where a request goes. Unless a hook redirected it, that is where the connection leads, if that is known,
+    /// with the name that the client gave in its TLS handshake.
+    pub(crate) fn destination(&self, request: &Request) -> Destination {
         let tls = &request.scheme[..] == b"https";
-        match &self.tunnel {
-            Some(tunnel)
-                if tunnel.host == request.host
-                    && tunnel.port == request.port
-                    && tunnel.tls == tls =>
+        match &self.target {
+            Some(target)
+                if target.host == request.host
+                    && target.port == request.port
+                    && target.tls == tls =>
             {
-                tunnel.clone()
+                target.clone()
             }
-            _ => {
+            target => {
                 let plain = Destination::plain(Arc::clone(&request.host), request.port);
-                let alpn: &[Bytes] = if tls { &[Bytes::from_static(b"http/1.1")] } else { &[] };
-                Destination { tls, alpn: alpn.into(), ..plain }
+                let alpn: &[Bytes] = match (&request.http_version[..], tls) {
+                    (_, false) => &[],
+                    (b"HTTP/2.0", true) if self.settings.http2 => {
+                        &[Bytes::from_static(b"h2"), Bytes::from_static(b"http/1.1")]
+                    }
+                    (_, true) => &[Bytes::from_static(b"http/1.1")],
+                };
+                let via = self.via(target.is_none() && !tls);
+                Destination { tls, alpn: alpn.into(), via, ..plain }
             }
+        }
+    }
+
+    /// Points a request to where the connection leads, if that is known without it.
+    pub(crate) fn lead(&self, request: &mut Request) {
+        let Some(target) = &self.target else { return };
+        request.host = Arc::clone(&target.host);
+        request.port = target.port;
+        request.scheme = Bytes::from_static(if target.tls { b"https" } else { b"http" });
+        if matches!(self.mode.kind, ModeKind::Reverse(_)) && !self.settings.keep_host_header {
+            // The client asked for the proxy's name, which the server need not know.
+            let authority = Bytes::from(url::authority(&request.scheme, &target.host, target.port));
+            let hosts = &mut request.headers;
+            if hosts.contains("host") || request.authority.is_empty() {
+                // Headers that are not touched go out as the bytes they came as.
+                if !hosts.get_all("host").eq([&authority]) {
+                    hosts.set("Host", authority.clone());
+                }
+            }
+            if !request.authority.is_empty() {
+                request.authority = authority;
+            }
+        }
+    }
+
+    /// Returns the proxy to go through, if the mode says so; with `forward` by requests in absolute form.
+    pub(crate) fn via(&self, forward: bool) -> Option<Via> {
+        match &self.mode.kind {
+            ModeKind::Upstream(proxy) => Some(Via::new(Arc::clone(proxy), forward)),
+            _ => None,
         }
     }
 
@@ -147,8 +187,8 @@ pub(crate) enum After {
     Abort,
     /// Close, but read a little of what the client still sends, so that it sees the answer.
     Drain,
-    /// The server switched protocols: both connections are raw now.
-    Upgrade(Box<ServerConn>),
+    /// The server switched protocols: both connections are raw now. The flow is that of the request, and live.
+    Upgrade(Box<ServerConn>, FlowRef),
 }
 
 /// Where the body that is sent to the server comes from.
@@ -203,7 +243,7 @@ pub(crate) async fn exchange<I: Incoming, O: Outgoing>(
     framing: Result<Framing, Failure>,
     incoming: &mut I,
     outgoing: &mut O,
-    upstreams: &mut Upstreams,
+    upstreams: &Upstreams,
 ) -> After {
     let _counted = ctx.engine.count_exchange();
     let address = ctx.destination(&request).address();
@@ -215,13 +255,25 @@ pub(crate) async fn exchange<I: Incoming, O: Outgoing>(
     let flow = FlowRef::http(ctx.client.clone(), Server::new(Some(address)).into(), request);
     let request = flow.request().expect("an HTTP flow has a request");
     let progress = Progress::default();
-    let mut exchange =
-        Exchange { ctx, asked, flow, request, incoming, outgoing, upstreams, progress };
+    let mut exchange = Exchange {
+        ctx,
+        asked,
+        flow,
+        request,
+        incoming,
+        outgoing,
+        upstreams,
+        progress,
+        is_over: false,
+    };
     let after = match exchange.run(framing).await {
         Ok(after) => after,
         Err(failure) => exchange.fail(&failure).await,
     };
-    exchange.flow.set_live(false);
+    if !matches!(after, After::Upgrade(..)) {
+        exchange.flow.set_live(false);
+    }
+    exchange.is_over = true;
     after
 }
 
@@ -232,14 +284,15 @@ struct Exchange<'a, I, O> {
     request: Shared<Request>,
     incoming: &'a mut I,
     outgoing: &'a mut O,
-    upstreams: &'a mut Upstreams,
+    upstreams: &'a Upstreams,
     progress: Progress,
+    is_over: bool,
 }
 
 /// The end of a run cancels what is running. Addons that write their flows then must not take this one for complete.
 impl<I, O> Drop for Exchange<'_, I, O> {
     fn drop(&mut self) {
-        if self.flow.is_live() {
+        if !self.is_over {
             if !self.progress.told.load(Ordering::Relaxed) {
                 self.flow.set_error(Some(FlowError::new("interrupted by the end of the proxy")));
             }
@@ -399,7 +452,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         };
         let sharing = if safe && bodiless { Sharing::Allowed } else { Sharing::Own };
 
-        let conn = self.reach(&destination, Some(sharing)).await?;
+        let conn = match self.reach(&destination, Some(sharing)).await? {
+            Line::Http1(conn) => conn,
+            Line::Http2(_) => unreachable!(),
+        };
         self.flow.set_server(conn.server.clone());
         let whole = match source {
             Source::Whole(whole) => whole,
@@ -413,7 +469,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             result => return result,
         }
         self.flow.set_server(Shared::new(Server::new(None)));
-        let conn = self.reach(&destination, None).await?;
+        let conn = match self.reach(&destination, None).await? {
+            Line::Http1(conn) => conn,
+            Line::Http2(_) => unreachable!(),
+        };
         self.flow.set_server(conn.server.clone());
         self.transact(conn, Source::Whole(whole)).await
     }
@@ -423,14 +482,14 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         &mut self,
         destination: &Destination,
         sharing: Option<Sharing>,
-    ) -> Result<ServerConn, Failure> {
+    ) -> Result<Line, Failure> {
         let server = self.flow.server();
         // A hook may have sent the request elsewhere.
         server.update(|server| server.address = Some(destination.address()));
         let connecting = async {
             match sharing {
                 Some(sharing) => self.upstreams.get(destination, server, sharing).await,
-                None => self.upstreams.fresh(destination, server).await,
+                None => self.upstreams.fresh(destination, server).await.map(Line::Http1),
             }
         };
         tokio::select! {
@@ -489,7 +548,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         conn.married |= received.married;
         let sent = self.progress.sent.load(Ordering::Relaxed);
         if received.upgrade && sent {
-            return Ok(After::Upgrade(Box::new(conn)));
+            return Ok(After::Upgrade(Box::new(conn), self.flow.clone()));
         }
         if received.reusable && sent {
             self.upstreams.put(conn).await;

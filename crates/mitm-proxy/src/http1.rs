@@ -27,8 +27,8 @@ pub(crate) enum End {
     Aborted,
     /// CONNECT was granted: what follows is for `Destination`.
     Tunnel(Destination),
-    /// The server switched protocols: both connections are raw now.
-    Upgrade(Box<ServerConn>),
+    /// The server switched protocols: both connections are raw now. The flow is that of the request, and live.
+    Upgrade(Box<ServerConn>, FlowRef),
 }
 
 /// How much a client may send ahead while its request is being answered.
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     ctx: &mut Context,
     reader: &mut Reader,
     writer: &mut Writer,
-    upstreams: &mut Upstreams,
+    upstreams: &Upstreams,
 ) -> End {
     loop {
         ctx.settings = ctx.engine.settings();
@@ -66,7 +66,7 @@ pub(crate) async fn serve(
         };
         if &head.method[..] == b"CONNECT" {
             let Target::Authority { host, port } = &head.form else { return End::Closed };
-            if ctx.tunnel.is_some() {
+            if ctx.target.is_some() {
                 refuse(ctx, writer, "Received a CONNECT request inside of a tunnel.").await;
                 return End::Closed;
             }
@@ -115,12 +115,12 @@ pub(crate) async fn serve(
                 drain(reader, writer).await;
                 return End::Closed;
             }
-            After::Upgrade(conn) => return End::Upgrade(conn),
+            After::Upgrade(conn, flow) => return End::Upgrade(conn, flow),
         }
     }
 }
 
-async fn watch_all(upstreams: &mut Upstreams) {
+async fn watch_all(upstreams: &Upstreams) {
     loop {
         upstreams.watch_idle().await;
     }
@@ -195,14 +195,14 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
                 // The server is asked in origin form, which needs it (RFC 9112 §3.2.2).
                 request.headers.insert(0, "Host", authority.clone());
             }
-            if ctx.tunnel.is_some() {
+            if ctx.target.is_some() {
                 // Whoever asks a server in absolute form shall be heard in absolute form.
                 request.authority = authority.clone();
             }
         }
         Target::Origin | Target::Asterisk => {
             request.path = head.target.clone();
-            if ctx.tunnel.is_none() {
+            if ctx.target.is_none() {
                 let host = head.headers.get("host").and_then(|value| parse_host_port(value));
                 let Some((host, port)) = host else {
                     return Err("HTTP request has no host header, destination unknown.".into());
@@ -214,11 +214,7 @@ fn request_of(ctx: &Context, head: &RequestHead) -> Result<Request, String> {
         }
         Target::Authority { .. } => return Err("Bad HTTP request line.".into()),
     }
-    if let Some(tunnel) = &ctx.tunnel {
-        request.host = Arc::clone(&tunnel.host);
-        request.port = tunnel.port;
-        request.scheme = Bytes::from_static(if tunnel.tls { b"https" } else { b"http" });
-    }
+    ctx.lead(&mut request);
     Ok(request)
 }
 
@@ -341,7 +337,7 @@ async fn connect(
     (host, port): (Arc<str>, u16),
     reader: &mut Reader,
     writer: &mut Writer,
-    upstreams: &mut Upstreams,
+    upstreams: &Upstreams,
 ) -> Connect {
     let engine = &ctx.engine;
     let request = Request {
@@ -381,6 +377,7 @@ async fn connect(
         request.with(|request| Destination::plain(Arc::clone(&request.host), request.port))
     });
     let Some(destination) = destination else { return Connect::Closed };
+    let destination = Destination { via: ctx.via(false), ..destination };
     if let Some(response) = flow.response() {
         let response = response.get();
         if !(200..300).contains(&response.status_code) {
@@ -449,6 +446,7 @@ async fn refused(head: &RequestHead, reader: &Reader, writer: &mut Writer) -> Co
 /// True if the server is connected before CONNECT is answered: eager, and not known from a moment ago.
 fn wants_connection(ctx: &Context, destination: &Destination) -> bool {
     ctx.settings.eager
+        && destination.via.is_none()
         && !ctx.settings.is_reserved(&destination.host)
         && !ctx.engine.sniffed.knows_address(&ctx.engine, destination)
 }

@@ -22,6 +22,7 @@ mod exchange;
 mod framing;
 pub mod hooks;
 mod http1;
+mod http2;
 pub mod io;
 pub mod mode;
 mod next_layer;
@@ -29,12 +30,17 @@ mod plan;
 mod platform;
 pub mod server;
 pub mod settings;
+mod socks5;
 pub mod tls;
 pub mod upstream;
+pub mod via;
 
 pub use error::Failure;
 pub use hooks::{Event, Hook, HookSet, Hooks};
-pub use mode::{Mode, ModeError, ModeKind};
+pub use mode::{
+    Credentials, Mode, ModeError, ModeKind, ReverseScheme, ReverseTarget, UpstreamProxy,
+    UpstreamScheme,
+};
 pub use server::{ListenDefaults, ListenError, Proxy};
 pub use settings::Settings;
 pub use tls::TlsContext;

@@ -1,13 +1,25 @@
 //! Mode specifications: `MODE[:DATA][@[HOST:]PORT]`, as in the option `mode`.
+//!
+//! A specification is split at its last `@`: what follows says where to listen. Then at the first `:`: what follows is
+//! the data of the mode, which for `reverse` and `upstream` is a server, `[SCHEME://]HOST[:PORT][/]`. This module only
+//! reads; who listens is [`server`](crate::server), who connects [`upstream`](crate::upstream).
+//!
+//! Credentials in front of a SOCKS server are ours, and the one place where the last `@` may be meant otherwise:
+//! in `upstream:socks5://NAME:SECRET@HOST:PORT` it belongs to the server, in `upstream:socks5://HOST:PORT@HOST:PORT` it
+//! does not. See [`split_listen`].
 
-use std::{fmt, sync::Arc};
+mod target;
+
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use thiserror::Error;
+
+pub use self::target::{Credentials, ReverseScheme, ReverseTarget, UpstreamProxy, UpstreamScheme};
 
 /// One entry of the option `mode`: what kind of proxy to be, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mode {
-    /// The specification as given.
+    /// The specification as given, but without credentials: it goes into logs and flows.
     pub spec: Arc<str>,
     pub kind: ModeKind,
     /// The host to listen on; `None`: that of `listen_host`.
@@ -21,27 +33,39 @@ pub struct Mode {
 pub enum ModeKind {
     /// Clients know that they use a proxy and name the server in each request.
     Regular,
+    /// As regular, but all requests go through another proxy.
+    Upstream(Arc<UpstreamProxy>),
+    /// Clients take the proxy for the server.
+    Reverse(ReverseTarget),
+    /// Connections are redirected to the proxy by the network; the operating system knows where they were going.
+    Transparent,
+    /// Clients name the server in the SOCKS protocol, version 5.
+    Socks5,
 }
 
 /// Why a specification is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("Invalid proxy mode specification: {spec} ({reason})")]
+#[error("Invalid proxy mode specification: {spec} ({reason}). {}", GRAMMAR)]
 pub struct ModeError {
     pub spec: String,
     pub reason: String,
+    is_planned: bool,
 }
 
 impl ModeError {
     /// True if the mode exists in mitmproxy and is to come here.
     pub fn is_planned(&self) -> bool {
-        let name = self.spec.split([':', '@']).next().unwrap_or_default();
-        PLANNED.contains(&name.to_ascii_lowercase().as_str())
+        self.is_planned
     }
 }
 
+/// What is valid, for messages.
+pub const GRAMMAR: &str = "Valid is MODE[@[HOST:]PORT] with one of these modes: regular, transparent, socks5, \
+                           reverse:[SCHEME://]HOST[:PORT] (https, http, tls or tcp), \
+                           upstream:[SCHEME://]HOST[:PORT] (http, https, socks5 or socks5h).";
+
 /// Kinds that exist in mitmproxy and are to come.
-const PLANNED: &[&str] =
-    &["transparent", "upstream", "reverse", "socks5", "dns", "wireguard", "local", "tun"];
+const PLANNED: &[&str] = &["dns", "wireguard", "local", "tun"];
 
 impl Mode {
     /// Reads a specification.
@@ -49,22 +73,31 @@ impl Mode {
     /// # Errors
     /// With the reason, naming the valid modes.
     pub fn parse(spec: &str) -> Result<Self, ModeError> {
-        let error = |reason: String| ModeError { spec: spec.to_owned(), reason };
-        let (head, listen) = match spec.rsplit_once('@') {
-            Some((head, listen)) if !head.is_empty() => (head, Some(listen)),
-            Some((_, rest)) => (rest, None),
-            None => (spec, None),
-        };
+        Self::read(spec).map_err(|Refusal { reason, is_planned }| ModeError {
+            spec: spec.to_owned(),
+            reason: reason.into_owned(),
+            is_planned,
+        })
+    }
+
+    fn read(spec: &str) -> Result<Self, Refusal> {
+        let (head, listen) = split_listen(spec)?;
         let (name, data) = head.split_once(':').unwrap_or((head, ""));
         let name = name.to_ascii_lowercase();
         let kind = match name.as_str() {
-            "regular" if !data.is_empty() => return Err(error("mode takes no arguments".into())),
-            "regular" => ModeKind::Regular,
-            "osproxy" => return Err(error("osproxy mode has been renamed to local".into())),
-            name if PLANNED.contains(&name) => {
-                return Err(error(format!("{name} mode is not supported yet, only regular is")));
+            "regular" | "transparent" | "socks5" if !data.is_empty() => {
+                return Err("mode takes no arguments".into());
             }
-            _ => return Err(error("unknown mode".into())),
+            "regular" => ModeKind::Regular,
+            "transparent" => ModeKind::Transparent,
+            "socks5" => ModeKind::Socks5,
+            "reverse" => ModeKind::Reverse(ReverseTarget::parse(data)?),
+            "upstream" => ModeKind::Upstream(Arc::new(UpstreamProxy::parse(data)?)),
+            "osproxy" => return Err("osproxy mode has been renamed to local".into()),
+            name if PLANNED.contains(&name) => {
+                return Err(Refusal::planned(format!("{name} mode is not supported yet")));
+            }
+            _ => return Err("unknown mode".into()),
         };
         let (host, port) = match listen {
             None => (None, None),
@@ -76,9 +109,13 @@ impl Mode {
                     }
                     None => (None, listen),
                 };
-                let port = port.parse().map_err(|_| error(format!("invalid port: {port}")))?;
+                let port = port.parse().map_err(|_| format!("invalid port: {port}"))?;
                 (host, Some(port))
             }
+        };
+        let spec = match &kind {
+            ModeKind::Upstream(proxy) if proxy.credentials.is_some() => without_credentials(spec),
+            _ => spec.into(),
         };
         Ok(Self { spec: spec.into(), kind, host, port })
     }
@@ -86,14 +123,22 @@ impl Mode {
     /// Returns the port used if neither the specification nor an option names one.
     pub fn default_port(&self) -> u16 {
         match self.kind {
-            ModeKind::Regular => 8080,
+            ModeKind::Socks5 => 1080,
+            ModeKind::Regular
+            | ModeKind::Upstream(_)
+            | ModeKind::Reverse(_)
+            | ModeKind::Transparent => 8080,
         }
     }
 
     /// Returns what log lines call it.
-    pub fn description(&self) -> &'static str {
-        match self.kind {
-            ModeKind::Regular => "HTTP(S) proxy",
+    pub fn description(&self) -> Cow<'static, str> {
+        match &self.kind {
+            ModeKind::Regular => "HTTP(S) proxy".into(),
+            ModeKind::Upstream(_) => "HTTP(S) proxy (upstream mode)".into(),
+            ModeKind::Reverse(target) => format!("reverse proxy to {target}").into(),
+            ModeKind::Transparent => "Transparent Proxy".into(),
+            ModeKind::Socks5 => "SOCKS v5 proxy".into(),
         }
     }
 }
@@ -104,26 +149,68 @@ impl fmt::Display for Mode {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The reason of a [`ModeError`].
+struct Refusal {
+    reason: Cow<'static, str>,
+    is_planned: bool,
+}
 
-    #[test]
-    fn specifications() {
-        let mode = |spec: &str| Mode::parse(spec).map(|mode| (mode.host, mode.port));
-        assert_eq!(mode("regular"), Ok((None, None)));
-        assert_eq!(mode("REGULAR@8081"), Ok((None, Some(8081))));
-        assert_eq!(mode("regular@127.0.0.1:0"), Ok((Some("127.0.0.1".into()), Some(0))));
-        assert_eq!(mode("regular@[::1]:80"), Ok((Some("::1".into()), Some(80))));
-        assert_eq!(mode("regular@::1:80"), Ok((Some("::1".into()), Some(80))));
-        for (spec, reason) in [
-            ("bogus", "unknown mode"),
-            ("@x", "unknown mode"),
-            ("regular:x", "mode takes no arguments"),
-            ("regular@x", "invalid port: x"),
-            ("regular@70000", "invalid port: 70000"),
-        ] {
-            assert_eq!(mode(spec).unwrap_err().reason, reason, "{spec}");
-        }
+impl Refusal {
+    fn planned(reason: String) -> Self {
+        Self { reason: reason.into(), is_planned: true }
     }
 }
+
+impl From<&'static str> for Refusal {
+    fn from(reason: &'static str) -> Self {
+        Self { reason: reason.into(), is_planned: false }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason: reason.into(), is_planned: false }
+    }
+}
+
+/// Splits off where to listen: what follows the last `@`, if something precedes it.
+///
+/// With a SOCKS server there may be a single `@` that ends its credentials. It does if a host follows, and what precedes
+/// it is a text and a secret that is no port, `NAME:SECRET`. A secret that could be a port is refused rather than
+/// guessed at, unless the text is an address and hence no name: to write it with the place to listen, or
+/// percent-encoded, says what is meant.
+fn split_listen(spec: &str) -> Result<(&str, Option<&str>), Refusal> {
+    let (head, listen) = match spec.rsplit_once('@') {
+        Some((head, listen)) if !head.is_empty() => (head, listen),
+        Some((_, rest)) => return Ok((rest, None)),
+        None => return Ok((spec, None)),
+    };
+    let is_place = listen.split_once(':').is_none_or(|(host, _)| host.is_empty());
+    let Some((server, false)) = target::socks_server(head).map(|server| (server, is_place)) else {
+        return Ok((head, Some(listen)));
+    };
+    match server.rsplit_once(':') {
+        // There are credentials already, or what has no place in them.
+        _ if server.contains(['@', '[', '/']) => Ok((head, Some(listen))),
+        Some((name, _)) if name == "localhost" || name.parse::<IpAddr>().is_ok() => {
+            Ok((head, Some(listen)))
+        }
+        Some((_, port)) if port.parse::<u16>().is_ok() => Err(
+            "NAME:NUMBER@HOST:PORT may be credentials and a server, or a server and where to listen: for the former \
+             add @PORT to listen on, or percent-encode a digit; for the latter write the server with socks5://HOST:PORT/"
+                .into(),
+        ),
+        Some((_, secret)) if !secret.is_empty() => Ok((spec, None)),
+        _ => Ok((head, Some(listen))),
+    }
+}
+
+/// Takes the credentials out of a specification that has some.
+fn without_credentials(spec: &str) -> String {
+    let Some((scheme, rest)) = spec.split_once("://") else { return spec.to_owned() };
+    let server = rest.split_once('@').map_or(rest, |(_, server)| server);
+    format!("{scheme}://{server}")
+}
+
+#[cfg(test)]
+mod tests;

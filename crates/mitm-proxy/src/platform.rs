@@ -44,3 +44,13 @@ pub(crate) fn is_own_ip(ip: IpAddr) -> bool {
 pub(crate) fn is_own_ip(_: IpAddr) -> bool {
     false
 }
+
+/// Returns where a redirected connection was going.
+///
+/// # Errors
+/// The system does not tell.
+pub(crate) fn original_destination(
+    tcp: &tokio::net::TcpStream,
+) -> std::io::Result<std::net::SocketAddr> {
+    tcp.local_addr()
+}

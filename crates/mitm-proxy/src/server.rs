@@ -1,6 +1,7 @@
 //! [`Proxy`]: the listeners, and the handle on the engine that the rest of the program holds.
 
 use std::{
+    borrow::Cow,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Debug, Error)]
 #[error("{description} failed to listen on {address} with {source}")]
 pub struct ListenError {
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
     pub address: String,
     pub source: io::Error,
     /// A port of its own was given: in the mode's specification or by option.

@@ -35,6 +35,9 @@ pub struct Settings {
     /// Whether what is neither TLS nor HTTP is passed on.
     pub rawtcp: bool,
     pub websocket: bool,
+    pub http2: bool,
+    /// In reverse mode, leave the name that the client asked for.
+    pub keep_host_header: bool,
 }
 
 impl Default for Settings {
@@ -55,6 +58,8 @@ impl Default for Settings {
             onboarding_host: Some("mitm.it".into()),
             rawtcp: true,
             websocket: true,
+            http2: true,
+            keep_host_header: false,
         }
     }
 }
@@ -103,6 +108,8 @@ impl Settings {
             add_upstream_certs: options.get(&opts::ADD_UPSTREAM_CERTS_TO_CLIENT_CHAIN),
             rawtcp: options.get(&opts::RAWTCP),
             websocket: options.get(&opts::WEBSOCKET),
+            http2: options.get(&opts::HTTP2),
+            keep_host_header: options.get(&opts::KEEP_HOST_HEADER),
             ..default
         })
     }

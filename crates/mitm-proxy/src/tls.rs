@@ -32,7 +32,8 @@ use crate::{
     exchange::Context,
     hooks::{ClientHelloData, Event, Hook, TlsData},
     io::{self, Buffered, Io},
-    upstream::{Destination, ServerConn, Upstreams, client_name, disconnected},
+    mode::ModeKind,
+    upstream::{Destination, ServerConn, Upstreams, client_name, ended},
 };
 
 /// The certificates and configurations of both sides, made from the options.
@@ -57,7 +58,7 @@ pub(crate) async fn accept(
     ctx: &mut Context,
     io: Io,
     read: BytesMut,
-    upstreams: &mut Upstreams,
+    upstreams: &Upstreams,
 ) -> Accepted {
     let engine = Arc::clone(&ctx.engine);
     let name = client_name(&ctx.client);
@@ -83,11 +84,20 @@ pub(crate) async fn accept(
         client.tls_facts.sni.clone_from(&sni);
         client.tls_facts.alpn_offers = hello.alpn.clone().into();
     });
-    let destination = ctx.tunnel.take().map(|tunnel| Destination {
-        tls: true,
-        sni: sni.clone(),
-        alpn: offers_for_server(&hello.alpn, false).into(),
-        ..tunnel
+    let destination = ctx.target.take().map(|target| match &ctx.mode.kind {
+        // There the specification says whether the server speaks TLS, and what it is called.
+        ModeKind::Reverse(_) if !target.tls => target,
+        ModeKind::Reverse(_) => Destination {
+            sni: sni.clone().filter(|_| ctx.settings.keep_host_header),
+            alpn: offers_for_server(&hello.alpn, ctx.settings.http2).into(),
+            ..target
+        },
+        _ => Destination {
+            tls: true,
+            sni: sni.clone(),
+            alpn: offers_for_server(&hello.alpn, ctx.settings.http2).into(),
+            ..target
+        },
     });
     let server = Shared::new(Server::new(destination.as_ref().map(Destination::address)));
 
@@ -105,7 +115,9 @@ pub(crate) async fn accept(
             data.with(|data| (data.ignore_connection, data.establish_server_tls_first));
         server_first |= first;
         if ignore {
-            ctx.tunnel = destination.map(|to| Destination::plain(to.host, to.port));
+            // What passes is between the client and the server alone.
+            ctx.target = destination
+                .map(|to| Destination { via: to.via, ..Destination::plain(to.host, to.port) });
             let (io, read) = io::join(reader, writer);
             return Accepted::Ignored(io, read);
         }
@@ -126,7 +138,10 @@ pub(crate) async fn accept(
     };
     let facts = match &destination {
         Some(to)
-            if server_first && unsupported.is_none() && !ctx.settings.is_reserved(&to.host) =>
+            if server_first
+                && to.tls
+                && unsupported.is_none()
+                && !ctx.settings.is_reserved(&to.host) =>
         {
             sniff(ctx, to, upstreams).await
         }
@@ -164,7 +179,7 @@ pub(crate) async fn accept(
         secure_web_proxy: destination.is_none(),
         preset: None,
         server: facts.as_ref().map(|facts| facts.alpn.as_deref().unwrap_or_default()),
-        http2: false,
+        http2: ctx.settings.http2,
     });
     let config = tls.downstream.config(&leaf, alpn.as_deref());
     let data = TlsData { client: ctx.client.clone(), server, on_client: true };
@@ -185,7 +200,7 @@ pub(crate) async fn accept(
                 client.mitmcert = Some(leaf.cert.clone());
             });
             engine.fire(Event::TlsEstablishedClient(data)).await;
-            ctx.tunnel = destination;
+            ctx.target = destination;
             Accepted::Established(Io::Tls(Box::new(TlsStream::Server(stream))))
         }
         Err(error) => {
@@ -212,7 +227,7 @@ pub(crate) async fn accept(
 async fn sniff(
     ctx: &Context,
     destination: &Destination,
-    upstreams: &mut Upstreams,
+    upstreams: &Upstreams,
 ) -> Option<Arc<ServerFacts>> {
     let engine = &ctx.engine;
     if !engine.hooks.servers_are_watched()
@@ -220,12 +235,12 @@ async fn sniff(
     {
         return Some(facts);
     }
-    let plain = Destination::plain(Arc::clone(&destination.host), destination.port);
-    let conn = if let Some(conn) = upstreams.take(&plain) {
-        upgrade(ctx, conn, destination).await
-    } else {
-        let server = Server::new(Some(destination.address()));
-        upstreams.fresh(destination, server.into()).await
+    let conn = match upstreams.take(destination) {
+        Some(conn) => Ok(conn),
+        None => {
+            let server = Server::new(Some(destination.address()));
+            upstreams.open(destination, server.into()).await
+        }
     };
     match conn {
         Ok(conn) => {
@@ -241,13 +256,13 @@ async fn sniff(
 }
 
 /// Begins TLS on a connection that was opened for it.
-async fn upgrade(
-    ctx: &Context,
+pub(crate) async fn upgrade(
+    engine: &Arc<Engine>,
+    client: &Shared<Client>,
     conn: ServerConn,
     destination: &Destination,
 ) -> Result<ServerConn, Failure> {
-    let ServerConn { server, reader, writer, .. } = conn;
-    let (engine, client) = (&ctx.engine, &ctx.client);
+    let ServerConn { server, reader, writer, hop, .. } = conn;
     server.update(|server| {
         server.tls = true;
         server.tls_facts.sni.clone_from(&destination.sni);
@@ -256,10 +271,10 @@ async fn upgrade(
     match connect(engine, client, &server, destination, io).await {
         Ok(io) => {
             let halves = io::split(io, BytesMut::new());
-            Ok(ServerConn::new(engine, server, destination.clone(), halves))
+            Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))
         }
         Err(failure) => {
-            disconnected(engine, client, server).await;
+            ended(engine, client, server, hop).await;
             Err(failure)
         }
     }

@@ -29,7 +29,10 @@ use crate::{
     engine::Engine,
     error::Failure,
     hooks::{Event, ServerData},
+    http2,
     io::{self, Io, Reader, Writer},
+    tls,
+    via::{self, Via},
 };
 
 /// Where a request goes, and how. Connections are reused only for the same destination.
@@ -40,14 +43,21 @@ pub struct Destination {
     pub tls: bool,
     /// The name to ask for in the TLS handshake; the host if `None`.
     pub sni: Option<Arc<str>>,
-    /// The protocols to offer in it.
+    /// The protocols to offer in it. Without TLS: `h2` if the server is known to speak HTTP/2 (RFC 9113 §3.3).
     pub alpn: Arc<[Bytes]>,
+    /// The proxy to go through.
+    pub via: Option<Via>,
 }
 
 impl Destination {
     /// A destination without TLS.
     pub fn plain(host: Arc<str>, port: u16) -> Self {
-        Self { host, port, tls: false, sni: None, alpn: Arc::default() }
+        Self { host, port, tls: false, sni: None, alpn: Arc::default(), via: None }
+    }
+
+    /// True if the connection may turn out to speak HTTP/2.
+    fn may_be_http2(&self) -> bool {
+        self.alpn.iter().any(|protocol| &protocol[..] == b"h2")
     }
 
     pub fn address(&self) -> Address {
@@ -65,6 +75,9 @@ pub struct ServerConn {
     pub used: bool,
     /// It carries an authentication of its client and must not serve others.
     pub married: bool,
+    /// The connection as hooks know it, if it leads to a proxy on the way: the cell that `server` has is then that of
+    /// what lies behind.
+    pub(crate) hop: Option<Shared<Server>>,
     /// Which options it was made under.
     generation: usize,
 }
@@ -78,7 +91,29 @@ impl ServerConn {
     ) -> Self {
         writer.set_patience(engine.settings().idle_timeout);
         let generation = engine.generation();
-        Self { server, destination, reader, writer, used: false, married: false, generation }
+        Self {
+            server,
+            destination,
+            reader,
+            writer,
+            used: false,
+            married: false,
+            hop: None,
+            generation,
+        }
+    }
+
+    pub(crate) fn with_hop(self, hop: Option<Shared<Server>>) -> Self {
+        Self { hop, ..self }
+    }
+
+    /// True if the server agreed to speak HTTP/2 on it.
+    fn is_http2(&self) -> bool {
+        if self.destination.tls {
+            self.server.with(|server| server.tls_facts.alpn.as_deref() == Some(b"h2"))
+        } else {
+            self.destination.may_be_http2()
+        }
     }
 
     /// True if another request may be sent on it: it is as quiet as it should be, and options have not changed.
@@ -87,13 +122,39 @@ impl ServerConn {
     }
 }
 
-/// The connections of one client connection.
-pub struct Upstreams {
+/// The connections of one client connection. Clones are handles on the same ones: the streams of an HTTP/2 client share
+/// them.
+#[derive(Clone)]
+pub struct Upstreams(Arc<Own>);
+
+struct Own {
     engine: Arc<Engine>,
     client: Shared<Client>,
-    idle: Vec<ServerConn>,
+    idle: Mutex<Vec<ServerConn>>,
     /// What went wrong when a connection was made ahead of the first request.
-    failed: Option<(Destination, Failure)>,
+    failed: Mutex<Option<(Destination, Failure)>>,
+    /// Those that speak HTTP/2, and what else is known of destinations that might.
+    sessions: Mutex<HashMap<Destination, Arc<tokio::sync::Mutex<Speaks>>>>,
+}
+
+/// What a destination speaks that might speak HTTP/2.
+#[derive(Default)]
+enum Speaks {
+    #[default]
+    Unknown,
+    /// Connecting just failed. Those who waited for it are told the same.
+    Failed(Failure, Instant),
+    Http1,
+    Http2(http2::Session),
+}
+
+/// How long a failure to connect is the answer to those who waited for the connection.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+
+/// A connection to send a request on.
+pub(crate) enum Line {
+    Http1(ServerConn),
+    Http2(http2::Session),
 }
 
 /// Whether a connection that another client used may serve a request.
@@ -106,35 +167,107 @@ pub enum Sharing {
 
 impl Upstreams {
     pub fn new(engine: Arc<Engine>, client: Shared<Client>) -> Self {
-        Self { engine, client, idle: Vec::new(), failed: None }
+        Self(Arc::new(Own {
+            engine,
+            client,
+            idle: Mutex::default(),
+            failed: Mutex::default(),
+            sessions: Mutex::default(),
+        }))
     }
 
     /// Returns a connection to `destination`: an idle one, or a new one described by `server`.
     ///
     /// # Errors
     /// [`Failure::Connect`] with the server's name and the reason.
-    pub async fn get(
-        &mut self,
+    pub(crate) async fn get(
+        &self,
+        destination: &Destination,
+        server: Shared<Server>,
+        sharing: Sharing,
+    ) -> Result<Line, Failure> {
+        if !destination.may_be_http2() {
+            return self.get_http1(destination, server, sharing).await.map(Line::Http1);
+        }
+        // Whoever comes first finds out what the server speaks; the others wait for that.
+        let speaks = Arc::clone(self.0.sessions.lock().entry(destination.clone()).or_default());
+        let mut speaks = speaks.lock().await;
+        match &*speaks {
+            Speaks::Http2(session) if session.is_open(&self.0.engine) => {
+                return Ok(Line::Http2(session.clone()));
+            }
+            Speaks::Http2(_) => {
+                if let Speaks::Http2(old) = std::mem::take(&mut *speaks) {
+                    self.close_session(old).await;
+                }
+            }
+            Speaks::Http1 => {
+                drop(speaks);
+                return self.get_http1(destination, server, sharing).await.map(Line::Http1);
+            }
+            Speaks::Failed(failure, since) if since.elapsed() < FAILED_FOR => {
+                return Err(failure.clone());
+            }
+            Speaks::Unknown | Speaks::Failed(..) => {}
+        }
+        let conn = match self.get_http1(destination, server, sharing).await {
+            Ok(conn) => conn,
+            Err(failure) => {
+                *speaks = Speaks::Failed(failure.clone(), Instant::now());
+                return Err(failure);
+            }
+        };
+        if !conn.is_http2() {
+            *speaks = Speaks::Http1;
+            return Ok(Line::Http1(conn));
+        }
+        let session = http2::Session::start(&self.0.engine, &self.0.client, conn).await?;
+        *speaks = Speaks::Http2(session.clone());
+        Ok(Line::Http2(session))
+    }
+
+    async fn get_http1(
+        &self,
         destination: &Destination,
         server: Shared<Server>,
         sharing: Sharing,
     ) -> Result<ServerConn, Failure> {
-        while let Some(at) = self.idle.iter().position(|conn| conn.destination == *destination) {
-            let mut conn = self.idle.swap_remove(at);
-            if conn.is_good(&self.engine) {
+        let Own { engine, client, failed, .. } = &*self.0;
+        while let Some(mut conn) = self.take(destination) {
+            if conn.is_good(engine) {
                 return Ok(conn);
             }
             self.close(conn).await;
         }
-        if let Some((_, failure)) = self.failed.take_if(|(failed, _)| failed == destination) {
+        let known = failed.lock().take_if(|(failed, _)| failed == destination);
+        if let Some((_, failure)) = known {
             return Err(failure);
         }
         if sharing == Sharing::Allowed
-            && let Some(conn) = self.engine.pool.take(&self.engine, &self.client, destination)
+            && let Some(conn) = engine.pool.take(engine, client, destination)
         {
             return Ok(conn);
         }
-        connect(&self.engine, &self.client, server, destination).await
+        self.open(destination, server).await
+    }
+
+    /// Returns a new connection. A plain one that was made ahead is used, and TLS begun on it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) async fn open(
+        &self,
+        destination: &Destination,
+        server: Shared<Server>,
+    ) -> Result<ServerConn, Failure> {
+        if destination.tls {
+            let plain =
+                Destination { tls: false, sni: None, alpn: Arc::default(), ..destination.clone() };
+            if let Some(conn) = self.take(&plain) {
+                return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
+            }
+        }
+        self.fresh(destination, server).await
     }
 
     /// Returns a new connection, whatever is idle.
@@ -142,98 +275,104 @@ impl Upstreams {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn fresh(
-        &mut self,
+        &self,
         destination: &Destination,
         server: Shared<Server>,
     ) -> Result<ServerConn, Failure> {
-        connect(&self.engine, &self.client, server, destination).await
+        connect(&self.0.engine, &self.0.client, server, destination).await
     }
 
     /// Keeps a connection for the next request. Of many the oldest is closed.
-    pub async fn put(&mut self, mut conn: ServerConn) {
+    pub async fn put(&self, mut conn: ServerConn) {
         conn.reader.rest();
         conn.writer.rest();
         conn.used = true;
-        self.idle.push(conn);
-        if self.idle.len() > IDLE_MAX {
-            let oldest = self.idle.remove(0);
+        let oldest = {
+            let mut idle = self.0.idle.lock();
+            idle.push(conn);
+            (idle.len() > IDLE_MAX).then(|| idle.remove(0))
+        };
+        if let Some(oldest) = oldest {
             self.close(oldest).await;
         }
     }
 
     /// Keeps a connection that was made ahead of the first request.
-    pub fn put_new(&mut self, conn: ServerConn) {
-        self.idle.push(conn);
+    pub fn put_new(&self, conn: ServerConn) {
+        self.0.idle.lock().push(conn);
     }
 
     /// Remembers that a connection made ahead of the first request failed: that request is told.
-    pub fn remember_failure(&mut self, destination: Destination, failure: Failure) {
-        self.failed = Some((destination, failure));
+    pub fn remember_failure(&self, destination: Destination, failure: Failure) {
+        *self.0.failed.lock() = Some((destination, failure));
     }
 
-    /// Returns the connection that was made ahead of the first request.
-    pub fn peek(&self, destination: &Destination) -> Option<&ServerConn> {
-        self.idle.iter().find(|conn| conn.destination == *destination)
-    }
-
-    /// Takes the connection that was made ahead of the first request.
-    pub fn take(&mut self, destination: &Destination) -> Option<ServerConn> {
-        let at = self.idle.iter().position(|conn| conn.destination == *destination)?;
-        Some(self.idle.swap_remove(at))
+    /// Takes a connection that waits for its next request, or was made ahead of the first.
+    pub fn take(&self, destination: &Destination) -> Option<ServerConn> {
+        let mut idle = self.0.idle.lock();
+        let at = idle.iter().position(|conn| conn.destination == *destination)?;
+        Some(idle.swap_remove(at))
     }
 
     /// Closes a connection and tells those who want to know.
     pub async fn close(&self, conn: ServerConn) {
-        close(&self.engine, &self.client, conn).await;
+        close(&self.0.engine, &self.0.client, conn).await;
     }
 
-    /// Copies both directions between the client and a server until the end, and closes the server connection.
-    pub async fn relay(&self, client: (Reader, Writer), conn: ServerConn) {
-        let ServerConn { server, reader, writer, .. } = conn;
-        let silence = self.engine.settings().idle_timeout;
-        // Either side may end this as it likes.
-        let _ = io::relay(client, (reader, writer), silence).await;
-        disconnected(&self.engine, &self.client, server).await;
+    async fn close_session(&self, session: http2::Session) {
+        let server = session.close().await;
+        disconnected(&self.0.engine, &self.0.client, server).await;
     }
 
     /// Waits until the server closes an idle connection, and closes it here too. Never ends without idle ones.
-    pub async fn watch_idle(&mut self) {
+    pub async fn watch_idle(&self) {
         let ended = poll_fn(|cx| {
-            for (at, conn) in self.idle.iter_mut().enumerate() {
+            let mut idle = self.0.idle.lock();
+            let ended = idle.iter_mut().position(|conn| {
                 // Whatever comes is the end: an idle connection has nothing to say.
-                if pin!(conn.reader.fill()).poll(cx).is_ready() {
-                    return Poll::Ready(at);
-                }
+                pin!(conn.reader.fill()).poll(cx).is_ready()
+            });
+            match ended {
+                Some(at) => Poll::Ready(idle.swap_remove(at)),
+                None => Poll::Pending,
             }
-            Poll::Pending
         })
         .await;
-        let conn = self.idle.swap_remove(ended);
-        self.close(conn).await;
+        self.close(ended).await;
     }
 
     /// Waits until the server of a connection that was made ahead says something first. Never ends otherwise.
-    pub async fn server_speaks(&mut self) {
-        let Some(conn) = self.idle.last_mut() else { return std::future::pending().await };
-        if !matches!(conn.reader.fill().await, Ok(1..)) {
-            std::future::pending::<()>().await;
-        }
+    pub async fn server_speaks(&self) {
+        poll_fn(|cx| {
+            let mut idle = self.0.idle.lock();
+            let Some(conn) = idle.last_mut() else { return Poll::Pending };
+            match pin!(conn.reader.fill()).poll(cx) {
+                Poll::Ready(Ok(1..)) => Poll::Ready(()),
+                Poll::Ready(_) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// The client left: idle connections are shared or closed.
-    pub async fn finish(mut self) {
-        for conn in std::mem::take(&mut self.idle) {
+    pub async fn finish(self) {
+        let Own { engine, client, .. } = &*self.0;
+        let idle = std::mem::take(&mut *self.0.idle.lock());
+        for conn in idle {
             let shareable = conn.used
                 && !conn.married
-                && conn.generation == self.engine.generation()
-                && !self.engine.hooks.servers_are_watched();
-            let left = if shareable {
-                self.engine.pool.put(&self.engine, &self.client, conn)
-            } else {
-                Some(conn)
-            };
+                && conn.generation == engine.generation()
+                && !engine.hooks.servers_are_watched();
+            let left = if shareable { engine.pool.put(engine, client, conn) } else { Some(conn) };
             if let Some(conn) = left {
                 self.close(conn).await;
+            }
+        }
+        let sessions = std::mem::take(&mut *self.0.sessions.lock());
+        for speaks in sessions.into_values() {
+            let speaks = std::mem::take(&mut *speaks.lock().await);
+            if let Speaks::Http2(session) = speaks {
+                self.close_session(session).await;
             }
         }
     }
@@ -246,10 +385,26 @@ async fn close(engine: &Arc<Engine>, client: &Shared<Client>, mut conn: ServerCo
     let closing = tokio::spawn(async move {
         conn.writer.discard();
         conn.writer.shutdown().await;
-        disconnected(&engine, &client, conn.server).await;
+        ended(&engine, &client, conn.server, conn.hop).await;
     });
     // It has no result.
     let _ = closing.await;
+}
+
+/// Tells those who want to know that the connection to `server` is closed, or to the proxy on the way, if there is one.
+pub(crate) async fn ended(
+    engine: &Engine,
+    client: &Shared<Client>,
+    server: Shared<Server>,
+    hop: Option<Shared<Server>>,
+) {
+    match hop {
+        None => disconnected(engine, client, server).await,
+        Some(hop) => {
+            server.update(|server| server.timestamp_end = Some(now()));
+            disconnected(engine, client, hop).await;
+        }
+    }
 }
 
 /// Tells those who want to know that a server connection is closed.
@@ -263,7 +418,8 @@ pub(crate) async fn disconnected(engine: &Engine, client: &Shared<Client>, serve
     engine.fire(Event::ServerDisconnected(data)).await;
 }
 
-/// Connects to `destination`; `server` is filled with what is learnt.
+/// Connects to `destination`; `server` is filled with what is learnt. If the way leads through another proxy, hooks see
+/// the connection to that one, in a cell of its own.
 async fn connect(
     engine: &Arc<Engine>,
     client: &Shared<Client>,
@@ -273,12 +429,60 @@ async fn connect(
     server.update(|server| {
         server.address.get_or_insert_with(|| destination.address());
         server.tls = destination.tls;
+        server.via = destination.via.as_ref().map(Via::as_flow_value);
         if destination.tls {
             server.tls_facts.sni.get_or_insert_with(|| {
                 destination.sni.clone().unwrap_or_else(|| Arc::clone(&destination.host))
             });
         }
     });
+    let hop = destination.via.as_ref().map(|via| Shared::new(Server::new(Some(via.address()))));
+    let first = hop.as_ref().unwrap_or(&server);
+    let tcp = connect_tcp(engine, client, first).await.inspect_err(|failure| {
+        if hop.is_some() {
+            server.update(|server| server.error = Some(failure.to_string().into()));
+        }
+    })?;
+    let mut io = Io::Tcp(tcp);
+    if let (Some(via), Some(hop)) = (&destination.via, &hop) {
+        let (peer, sock, begun, setup) = hop.with(|hop| {
+            let times = (hop.timestamp_start, hop.timestamp_tcp_setup);
+            (hop.peername.clone(), hop.sockname.clone(), times.0, times.1)
+        });
+        server.update(|server| {
+            server.peername = peer;
+            server.sockname = sock;
+            server.timestamp_start = begun;
+            server.timestamp_tcp_setup = setup;
+        });
+        io = match via::reach(engine, client, hop, via, destination, io).await {
+            Ok(io) => io,
+            Err(failure) => {
+                server.update(|server| server.error = Some(failure.to_string().into()));
+                disconnected(engine, client, hop.clone()).await;
+                return Err(failure);
+            }
+        };
+    }
+    if destination.tls {
+        io = match tls::connect(engine, client, &server, destination, io).await {
+            Ok(io) => io,
+            Err(error) => {
+                ended(engine, client, server, hop).await;
+                return Err(error);
+            }
+        };
+    }
+    let halves = io::split(io, BytesMut::new());
+    Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))
+}
+
+/// Opens the TCP connection to what `server` says, with the hooks around it.
+async fn connect_tcp(
+    engine: &Arc<Engine>,
+    client: &Shared<Client>,
+    server: &Shared<Server>,
+) -> Result<TcpStream, Failure> {
     let data = ServerData { server: server.clone(), client: client.clone() };
     engine.fire(Event::ServerConnect(data.clone())).await;
     if let Some(error) = server.with(|server| server.error.clone()) {
@@ -290,8 +494,7 @@ async fn connect(
         engine.fire(Event::ServerConnectError(data)).await;
         return Err(Failure::Connect(format!("Connection killed: {error}").into()));
     }
-    let result = open(engine, &server).await;
-    let tcp = match result {
+    let tcp = match open(engine, server).await {
         Ok(tcp) => tcp,
         Err(error) => {
             let error: Arc<str> = error.into();
@@ -308,21 +511,8 @@ async fn connect(
         describe(server)
     });
     info!(client = %client_name(client), "server connect {address}");
-    engine.fire(Event::ServerConnected(data.clone())).await;
-
-    let io = if destination.tls {
-        match crate::tls::connect(engine, client, &server, destination, Io::Tcp(tcp)).await {
-            Ok(io) => io,
-            Err(error) => {
-                disconnected(engine, client, server).await;
-                return Err(error);
-            }
-        }
-    } else {
-        Io::Tcp(tcp)
-    };
-    let halves = io::split(io, BytesMut::new());
-    Ok(ServerConn::new(engine, server, destination.clone(), halves))
+    engine.fire(Event::ServerConnected(data)).await;
+    Ok(tcp)
 }
 
 /// Resolves the server's name and opens a TCP connection to the first address that answers.
