@@ -175,33 +175,33 @@ impl From<String> for Refusal {
 
 /// Splits off where to listen: what follows the last `@`, if something precedes it.
 ///
-/// With a SOCKS server there may be a single `@` that ends its credentials. It does if a host follows, and what precedes
-/// it is a text and a secret that is no port, `NAME:SECRET`. A secret that could be a port is refused rather than
-/// guessed at, unless the text is an address and hence no name: to write it with the place to listen, or
-/// percent-encoded, says what is meant.
+/// With a SOCKS server there may be a single `@` that ends its credentials. It does if `NAME:SECRET` precedes it and
+/// what follows is no port. If the secret could be a port and what follows a place, that is refused rather than guessed
+/// at, unless the name is an address and hence none: to write it with the place to listen, or percent-encoded, says
+/// what is meant.
 fn split_listen(spec: &str) -> Result<(&str, Option<&str>), Refusal> {
     let (head, listen) = match spec.rsplit_once('@') {
         Some((head, listen)) if !head.is_empty() => (head, listen),
         Some((_, rest)) => return Ok((rest, None)),
         None => return Ok((spec, None)),
     };
-    let is_place = listen.split_once(':').is_none_or(|(host, _)| host.is_empty());
-    let Some((server, false)) = target::socks_server(head).map(|server| (server, is_place)) else {
-        return Ok((head, Some(listen)));
-    };
-    match server.rsplit_once(':') {
-        // There are credentials already, or what has no place in them.
-        _ if server.contains(['@', '[', '/']) => Ok((head, Some(listen))),
-        Some((name, _)) if name == "localhost" || name.parse::<IpAddr>().is_ok() => {
-            Ok((head, Some(listen)))
-        }
-        Some((_, port)) if port.parse::<u16>().is_ok() => Err(
-            "NAME:NUMBER@HOST:PORT may be credentials and a server, or a server and where to listen: for the former \
-             add @PORT to listen on, or percent-encode a digit; for the latter write the server with socks5://HOST:PORT/"
+    let as_place = Ok((head, Some(listen)));
+    let Some(server) = target::socks_server(head) else { return as_place };
+    let (host, port) = listen.rsplit_once(':').unwrap_or(("", listen));
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    // The place is certain, there are credentials already, or what has no place in them.
+    if (host.is_empty() && is_port(port)) || server.contains(['@', '[', '/']) {
+        return as_place;
+    }
+    match server.split_once(':') {
+        Some((name, _)) if name == "localhost" || name.parse::<IpAddr>().is_ok() => as_place,
+        Some((_, secret)) if is_port(secret) && is_port(port) => Err(
+            "NAME:NUMBER@HOST:PORT may be credentials and a server, or a server and where to listen: \
+             for the former add @PORT to listen on, for the latter put a / behind NUMBER"
                 .into(),
         ),
         Some((_, secret)) if !secret.is_empty() => Ok((spec, None)),
-        _ => Ok((head, Some(listen))),
+        _ => as_place,
     }
 }
 

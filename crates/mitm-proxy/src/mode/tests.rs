@@ -59,7 +59,9 @@ fn specifications() {
         ("upstream:socks5://proxy", "upstream socks5://proxy:1080"),
         ("upstream:socks5h://[::1]:9@8080", "upstream socks5h://[::1]:9 on |8080"),
         // The `@` of credentials, or that of the place.
-        ("upstream:socks5://n:s@proxy", "upstream socks5://n:s@proxy"),
+        ("upstream:socks5://n:s@proxy", "upstream socks5://proxy:1080 as n s"),
+        ("upstream:socks5://n:1@[::1]", "upstream socks5://[::1]:1080 as n 1"),
+        ("upstream:socks5://n:a@b@h:2", "upstream socks5://b:1080 as n a on h|2"),
         ("upstream:socks5://n:s@proxy:9", "upstream socks5://proxy:9 as n s"),
         ("UPSTREAM:SOCKS5://n:s@[::1]:9", "upstream socks5://[::1]:9 as n s"),
         ("upstream:socks5://n:s@proxy@9", "upstream socks5://proxy:1080 as n s on |9"),
@@ -129,7 +131,7 @@ fn refusals() {
         "upstream:socks5://:s@h:2",
         "upstream:socks5://n:@h:2@1",
         "upstream:socks5://n@h:2@1",
-        "upstream:socks5://n:a@b@h:2",
+        "upstream:socks5://n:a@b@h",
         "upstream:socks5://n:a@b@c@1",
         "upstream:http://n:s@h:2@1",
     ] {
