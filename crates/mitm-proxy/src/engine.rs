@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     hooks::{Event, Hooks, Stage},
+    inject::Injections,
     platform,
     settings::Settings,
     tls::{Sniffed, TlsContext},
@@ -30,6 +31,7 @@ pub struct Engine {
     pub(crate) pool: Pool,
     /// What is known of servers' certificates.
     pub(crate) sniffed: Sniffed,
+    pub(crate) injections: Injections,
     listening: RwLock<Vec<SocketAddr>>,
     connections: AtomicUsize,
     exchanges: AtomicUsize,
@@ -46,6 +48,7 @@ impl Engine {
             tls_ready: Notify::new(),
             pool: Pool::default(),
             sniffed: Sniffed::default(),
+            injections: Injections::default(),
             listening: RwLock::default(),
             connections: AtomicUsize::new(0),
             exchanges: AtomicUsize::new(0),

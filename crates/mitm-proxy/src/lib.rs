@@ -23,6 +23,7 @@ mod framing;
 pub mod hooks;
 mod http1;
 mod http2;
+pub mod inject;
 pub mod io;
 pub mod mode;
 mod next_layer;
@@ -37,6 +38,7 @@ pub mod via;
 
 pub use error::Failure;
 pub use hooks::{Event, Hook, HookSet, Hooks};
+pub use inject::InjectError;
 pub use mode::{
     Credentials, Mode, ModeError, ModeKind, ReverseScheme, ReverseTarget, UpstreamProxy,
     UpstreamScheme,

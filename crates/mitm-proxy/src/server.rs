@@ -102,6 +102,10 @@ impl Proxy {
         }))
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+
     /// Puts other settings in force: for each connection from its next request on.
     pub fn configure(&self, settings: Settings) {
         self.0.engine.set_settings(settings);
