@@ -1,7 +1,7 @@
 //! The laws that hold for any input, as functions: fuzz targets and tests call them, and they panic if one is broken.
 
 use bytes::{Bytes, BytesMut};
-use mitm_flow::Headers;
+use mitm_flow::{Headers, Opcode};
 
 use crate::{
     client_hello,
@@ -9,6 +9,10 @@ use crate::{
         BodyDecoder, BodyError, Decoded, Framing, HeadError, HeadReader, RequestHead, ResponseHead,
         Rules, request_framing, response_framing, settle_framing, write_chunk, write_last_chunk,
         write_request_head, write_response_head,
+    },
+    websocket::{
+        self, DeflateParams, Deflater, FrameHeader, OpCode, Options, Received, Receiver, Sender,
+        Shape, write_control, write_frame,
     },
 };
 
@@ -202,4 +206,211 @@ fn check_body(framing: Framing, validate: bool, input: &[u8], step: usize) {
     assert!(again.done && again.error.is_none(), "written body is refused: {again:?}");
     assert_eq!((again.data, again.trailers), (body.data, body.trailers));
     assert_eq!(again.wire, wire);
+}
+
+/// Reads `data` as one direction of a WebSocket connection. The first two bytes choose who sent it, compression, the
+/// limit, and how the input is split.
+///
+/// - However the input is split, the messages, control frames and the error are the same.
+/// - A message that is written with the frames it had is read as the same message.
+/// - A message that is compressed again has the same content.
+pub fn fuzz_websocket(data: &[u8]) {
+    let &[choice, step, ref input @ ..] = data else { return };
+    let sender = if choice & 1 == 0 { Sender::Client } else { Sender::Server };
+    let deflate = (choice & 2 != 0).then(|| DeflateParams {
+        client_no_context_takeover: choice & 4 != 0,
+        server_no_context_takeover: choice & 4 != 0,
+        ..DeflateParams::default()
+    });
+    let options = Options { sender, deflate, limit: u64::from(choice >> 3) << 12 };
+    let whole = read_websocket(options, input, input.len());
+    let split = read_websocket(options, input, usize::from(step));
+    assert_eq!(whole, split, "result depends on the split");
+
+    let options = Options { limit: u64::MAX, ..options };
+    let (mut wire, mut packed) = (BytesMut::new(), BytesMut::new());
+    let mut deflater = deflate.map(|params| Deflater::new(params, sender));
+    let mask = (sender == Sender::Client).then_some([step, choice, 0, 255]);
+    for message in &whole.0 {
+        write_as_it_was(&mut wire, message, mask);
+        if let (Some(deflater), Content::Message { opcode, content, .. }) = (&mut deflater, message)
+        {
+            let mut payload = BytesMut::new();
+            deflater.push(content, &mut payload);
+            deflater.finish(&mut payload);
+            let opcode = frame_opcode(*opcode);
+            let header = FrameHeader { opcode, fin: true, rsv1: true };
+            write_frame(&mut packed, header, &payload, mask);
+        }
+    }
+    assert_eq!(read_websocket(options, &wire, usize::from(step)), (whole.0.clone(), None));
+    let (again, error) = read_websocket(options, &packed, usize::from(step));
+    assert_eq!(error, None);
+    let text = |contents: &[Content]| -> Vec<_> {
+        let content = |content: &Content| match content {
+            Content::Message { opcode, content, .. } => Some((*opcode, content.clone())),
+            Content::Control(_) => None,
+        };
+        contents.iter().filter_map(content).collect()
+    };
+    if deflate.is_some() {
+        assert_eq!(text(&again), text(&whole.0), "recompressed messages differ");
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Content {
+    Message { opcode: Opcode, compressed: bool, content: Vec<u8>, wire: Vec<u8>, shape: Shape },
+    Control(Received),
+}
+
+fn read_websocket(
+    options: Options,
+    input: &[u8],
+    step: usize,
+) -> (Vec<Content>, Option<websocket::Error>) {
+    let mut receiver = Receiver::new(options);
+    let mut buf = BytesMut::new();
+    let mut found = Vec::new();
+    let mut open = None;
+    let (mut content, mut wire) = (Vec::new(), Vec::new());
+    for piece in input.chunks(step.max(1)) {
+        buf.extend_from_slice(piece);
+        loop {
+            match receiver.read(&mut buf) {
+                Ok(None) => break,
+                Ok(Some(Received::Start { opcode, compressed })) => {
+                    assert!(open.is_none(), "message begins inside of another");
+                    open = Some((opcode, compressed));
+                }
+                Ok(Some(Received::Data { content: more, wire: raw })) => {
+                    content.extend_from_slice(&more);
+                    wire.extend_from_slice(&raw);
+                }
+                Ok(Some(Received::End(shape))) => {
+                    let (opcode, compressed) = open.take().expect("message ends that never began");
+                    let (content, wire) = (std::mem::take(&mut content), std::mem::take(&mut wire));
+                    assert!(content.len() as u64 <= options.limit);
+                    assert!(opcode == Opcode::Binary || str::from_utf8(&content).is_ok());
+                    assert_eq!(shape.content.iter().sum::<u64>(), content.len() as u64);
+                    assert_eq!(shape.wire.iter().sum::<u64>(), wire.len() as u64);
+                    found.push(Content::Message { opcode, compressed, content, wire, shape });
+                }
+                Ok(Some(control)) => found.push(Content::Control(control)),
+                Err(error) => {
+                    assert_eq!(receiver.read(&mut buf), Err(error.clone()), "error goes away");
+                    return (found, Some(error));
+                }
+            }
+        }
+    }
+    (found, None)
+}
+
+fn frame_opcode(opcode: Opcode) -> OpCode {
+    match opcode {
+        Opcode::Text => OpCode::Text,
+        Opcode::Binary => OpCode::Binary,
+    }
+}
+
+fn write_as_it_was(out: &mut BytesMut, content: &Content, mask: Option<[u8; 4]>) {
+    match content {
+        Content::Message { opcode, compressed, content, wire, shape } => {
+            let (mut rest, lengths) =
+                if *compressed { (&wire[..], &shape.wire) } else { (&content[..], &shape.content) };
+            for (at, len) in lengths.iter().enumerate() {
+                let (payload, next) = rest.split_at(usize::try_from(*len).unwrap_or(usize::MAX));
+                rest = next;
+                let header = FrameHeader {
+                    opcode: if at == 0 { frame_opcode(*opcode) } else { OpCode::Continuation },
+                    fin: at + 1 == lengths.len(),
+                    rsv1: at == 0 && *compressed,
+                };
+                write_frame(out, header, payload, mask);
+            }
+        }
+        Content::Control(Received::Ping(payload)) => {
+            write_control(out, OpCode::Ping, payload, mask);
+        }
+        Content::Control(Received::Pong(payload)) => {
+            write_control(out, OpCode::Pong, payload, mask);
+        }
+        Content::Control(Received::Close(close)) => {
+            write_control(out, OpCode::Close, &close.payload(), mask);
+        }
+        Content::Control(other) => panic!("not a control frame: {other:?}"),
+    }
+}
+
+/// Reads `data` as a message of SOCKS5. The first byte chooses which one and how the input is split.
+///
+/// - However the input is split, the result is the same, and what follows the message is left.
+/// - What was read is written so that it reads the same; but for replies, it is what was received.
+/// - Nothing is taken from the buffer before the message is complete.
+pub fn fuzz_socks5(data: &[u8]) {
+    use crate::socks5::{
+        read_choice, read_greeting, read_login, read_reply, read_request, read_verdict,
+        write_choice, write_greeting, write_login, write_request,
+    };
+    let Some((&choice, input)) = data.split_first() else { return };
+    let step = usize::from(choice / 6).max(1);
+    match choice % 6 {
+        0 => check_socks5(input, step, read_greeting, |out, methods| write_greeting(out, methods)),
+        1 => check_socks5(input, step, read_choice, |out, method| write_choice(out, *method)),
+        2 => check_socks5(input, step, read_login, |out, login| {
+            write_login(out, &login.name, &login.password);
+        }),
+        3 => check_socks5(input, step, read_request, |out, (host, port)| {
+            write_request(out, host, *port);
+        }),
+        4 => {
+            let verdict =
+                read_socks5(input, input.len(), &read_verdict).map(|(verdict, _)| verdict);
+            let split = read_socks5(input, step, &read_verdict).map(|(verdict, _)| verdict);
+            assert_eq!(verdict, split);
+        }
+        _ => {
+            let reply = read_socks5(input, input.len(), &read_reply).map(|(reply, _)| reply);
+            let split = read_socks5(input, step, &read_reply).map(|(reply, _)| reply);
+            assert_eq!(reply, split);
+        }
+    }
+}
+
+type Socks5<T> = Option<(Result<T, crate::socks5::Socks5Error>, usize)>;
+
+/// Feeds `step` bytes at a time. Gives the message and how many bytes it had.
+fn read_socks5<T>(
+    input: &[u8],
+    step: usize,
+    read: &impl Fn(&mut BytesMut) -> crate::socks5::Read<T>,
+) -> Socks5<T> {
+    let mut buf = BytesMut::new();
+    let mut fed = 0;
+    for part in input.chunks(step.max(1)) {
+        buf.extend_from_slice(part);
+        fed += part.len();
+        match read(&mut buf) {
+            Ok(Some(message)) => return Some((Ok(message), fed - buf.len())),
+            Ok(None) => assert_eq!(buf.len(), fed, "bytes are lost"),
+            Err(error) => return Some((Err(error), 0)),
+        }
+    }
+    None
+}
+
+fn check_socks5<T: PartialEq + std::fmt::Debug>(
+    input: &[u8],
+    step: usize,
+    read: impl Fn(&mut BytesMut) -> crate::socks5::Read<T>,
+    write: impl Fn(&mut BytesMut, &T),
+) {
+    let whole = read_socks5(input, input.len(), &read);
+    assert_eq!(whole, read_socks5(input, step, &read), "message depends on the split");
+    if let Some((Ok(message), len)) = whole {
+        let mut out = BytesMut::new();
+        write(&mut out, &message);
+        assert_eq!(Some(&out[..]), input.get(..len), "written message differs");
+    }
 }

@@ -6,3 +6,4 @@ mod corpus;
 mod hellos;
 mod properties;
 mod smuggling;
+mod websocket;

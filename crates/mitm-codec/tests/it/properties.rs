@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use mitm_codec::{
-    fuzz::{fuzz_client_hello, fuzz_h1},
+    fuzz::{fuzz_client_hello, fuzz_h1, fuzz_socks5},
     http1::{
         BodyDecoder, Decoded, Framing, Rules, parse_request, parse_response, request_framing,
         write_chunk, write_last_chunk, write_request_head,
@@ -199,5 +199,46 @@ proptest! {
         prop_assert!(decoder.is_done());
         prop_assert_eq!(data, pieces.concat());
         prop_assert_eq!(received, wire);
+    }
+}
+
+fn socks5_message() -> impl Strategy<Value = Vec<u8>> {
+    let counted =
+        || vec(any::<u8>(), 0..20).prop_map(|bytes| [&[bytes.len() as u8], &bytes[..]].concat());
+    let place = prop_oneof![
+        vec(any::<u8>(), 6).prop_map(|rest| [&[1], &rest[..]].concat()),
+        vec(any::<u8>(), 18).prop_map(|rest| [&[4], &rest[..]].concat()),
+        (counted(), any::<[u8; 2]>()).prop_map(|(name, port)| [&[3], &name[..], &port].concat()),
+    ];
+    let message = prop_oneof![
+        counted().prop_map(|methods| (0, [&[5], &methods[..]].concat())),
+        any::<u8>().prop_map(|method| (1, vec![5, method])),
+        (counted(), counted()).prop_map(|(name, secret)| (2, [&[1], &name[..], &secret].concat())),
+        place.clone().prop_map(|place| (3, [&[5, 1, 0], &place[..]].concat())),
+        any::<u8>().prop_map(|status| (4, vec![1, status])),
+        (0..2_u8, place).prop_map(|(code, place)| (5, [&[5, code, 0], &place[..]].concat())),
+    ];
+    (0..42_u8, message, vec(any::<u8>(), 0..5)).prop_map(|(step, (kind, message), rest)| {
+        [&[kind + 6 * step], &message[..], &rest].concat()
+    })
+}
+
+proptest! {
+    #[test]
+    fn socks5(data in socks5_message()) {
+        fuzz_socks5(&data);
+    }
+
+    #[test]
+    fn damaged_socks5(mut data in socks5_message(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let at = at.index(data.len());
+        data[at] = byte;
+        fuzz_socks5(&data);
+        fuzz_socks5(&data[..at]);
+    }
+
+    #[test]
+    fn noise_as_socks5(data in vec(any::<u8>(), 0..600)) {
+        fuzz_socks5(&data);
     }
 }
