@@ -39,7 +39,7 @@ pub use target::{Target, is_valid_host, parse_host_port, parse_target};
 pub use write::{write_chunk, write_last_chunk, write_request_head, write_response_head};
 
 /// True for the characters of a token (RFC 9110 §5.6.2): methods and field names.
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| TOKEN[usize::from(b)])
 }
 

@@ -67,6 +67,15 @@ pub(crate) enum BodyWriter {
 }
 
 impl BodyWriter {
+    /// Returns how to write pieces that do not carry HTTP/1's framing.
+    pub(crate) fn reframing(self) -> Self {
+        match self {
+            Self::Verbatim { chunked: true } => Self::Chunked,
+            Self::Verbatim { chunked: false } => Self::Raw,
+            writer => writer,
+        }
+    }
+
     /// Writes a piece that was received.
     pub(crate) async fn piece(self, writer: &mut Writer, piece: &Piece) -> io::Result<()> {
         if let Self::Verbatim { .. } = self {

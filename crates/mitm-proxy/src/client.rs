@@ -1,6 +1,6 @@
 //! The life of a client connection: accepted, layer by layer, closed.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use mitm_flow::{Client, FlowRef, Server, Shared, now};
@@ -10,7 +10,7 @@ use crate::{
     engine::Engine,
     exchange::Context,
     hooks::{Event, Hook, LayerKind, NextLayerData},
-    http1,
+    http1, http2,
     io::{self, Io, Reader, Writer},
     mode::{Mode, ModeKind},
     next_layer::{self, Decision, Known},
@@ -68,7 +68,7 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
                 ..Destination::plain(Arc::clone(&target.host), target.port)
             });
         }
-        ModeKind::Transparent => match original_destination(&io) {
+        ModeKind::Transparent => match original_destination(&io).await {
             Ok(address) => {
                 ctx.client.update(|client| client.sockname = Some(address.into()));
                 let host = address.ip().to_canonical().to_string();
@@ -108,9 +108,9 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
     layers(ctx, reader, writer, upstreams).await;
 }
 
-fn original_destination(io: &Io) -> std::io::Result<SocketAddr> {
+async fn original_destination(io: &Io) -> std::io::Result<SocketAddr> {
     match io {
-        Io::Tcp(tcp) => platform::original_destination(tcp),
+        Io::Tcp(tcp) => platform::original_destination(tcp).await,
         _ => Err(std::io::ErrorKind::Unsupported.into()),
     }
 }
@@ -141,6 +141,11 @@ pub(crate) async fn layers(
         writer.set_patience(ctx.settings.idle_timeout);
         let Some(layer) = next(&ctx, &mut reader, upstreams).await else { return };
         match layer {
+            LayerKind::Http if speaks_http2(&ctx, &mut reader).await => {
+                let (io, read) = io::join(reader, writer);
+                Box::pin(http2::serve(ctx, io, read, upstreams)).await;
+                return;
+            }
             LayerKind::Http => {
                 match Box::pin(http1::serve(&mut ctx, &mut reader, &mut writer, upstreams)).await {
                     http1::End::Closed => {
@@ -184,8 +189,34 @@ pub(crate) async fn layers(
     }
 }
 
+/// As [`layers`], for a stream inside of another's: it owns what it uses, and hides its type, which would contain itself.
+pub(crate) fn inner_layers(
+    ctx: Context,
+    reader: Reader,
+    writer: Writer,
+    upstreams: Upstreams,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { layers(ctx, reader, writer, &upstreams).await })
+}
+
+/// True if the client speaks HTTP/2: it said so in its TLS handshake, or by what it sends first.
+async fn speaks_http2(ctx: &Context, reader: &mut Reader) -> bool {
+    if !ctx.settings.http2 {
+        return false;
+    }
+    if ctx.client.with(|client| client.tls && client.tls_facts.alpn.as_deref() == Some(b"h2")) {
+        return true;
+    }
+    while reader.buf.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&reader.buf) {
+        if !matches!(reader.fill_within(ctx.settings.idle_timeout).await, Ok(1..)) {
+            return false;
+        }
+    }
+    reader.buf.starts_with(http2::PREFACE)
+}
+
 /// Goes on after the server switched protocols.
-async fn upgraded(ctx: &Context, client: (Reader, Writer), conn: ServerConn, flow: FlowRef) {
+pub(crate) async fn upgraded(ctx: &Context, client: (Reader, Writer), conn: ServerConn, flow: FlowRef) {
     flow.set_live(false);
     relay(ctx, client, conn).await;
 }

@@ -32,6 +32,12 @@ pub enum Failure {
     /// The server closed before it answered; nothing of an answer came.
     #[error("server closed connection")]
     ServerClosed,
+    /// The server says that it did nothing about the request, so that it may be sent again.
+    #[error("{0}")]
+    NotProcessed(String),
+    /// The client gave up one stream of its connection.
+    #[error("stream reset by client ({0})")]
+    Reset(String),
     /// What the server sent is no HTTP that we forward, or it broke off.
     #[error("{0}")]
     BadResponse(String),
@@ -47,12 +53,13 @@ impl Failure {
     /// Returns the status of the page a client gets that was sent nothing yet; `None`: just close.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Killed | Self::ClientGone => None,
+            Self::Killed | Self::ClientGone | Self::Reset(_) => None,
             Self::BadRequest(_) => Some(400),
             Self::RequestTooLarge | Self::Storage("request") => Some(413),
             Self::ResponseTooLarge
             | Self::Connect(_)
             | Self::ServerClosed
+            | Self::NotProcessed(_)
             | Self::BadResponse(_)
             | Self::Storage(_)
             | Self::Transform(_) => Some(502),
@@ -98,13 +105,8 @@ fn refusal(error: &FramingError, sender: &str) -> String {
     }
 }
 
-/// Appends a complete error answer: head and page. The connection is closed after it.
-pub(crate) fn write_error_page(
-    out: &mut BytesMut,
-    status_code: u16,
-    message: &str,
-    head_only: bool,
-) {
+/// Returns the page that tells people about an error.
+pub(crate) fn page(status_code: u16, message: &str) -> String {
     let reason = status::reason(status_code).unwrap_or("");
     let mut text = String::with_capacity(message.len());
     for c in message.chars() {
@@ -117,10 +119,21 @@ pub(crate) fn write_error_page(
             c => text.push(c),
         }
     }
-    let body = format!(
+    format!(
         "<html>\n<head>\n    <title>{status_code} {reason}</title>\n</head>\n<body>\n    \
          <h1>{status_code} {reason}</h1>\n    <p>{text}</p>\n</body>\n</html>"
-    );
+    )
+}
+
+/// Appends a complete error answer: head and page. The connection is closed after it.
+pub(crate) fn write_error_page(
+    out: &mut BytesMut,
+    status_code: u16,
+    message: &str,
+    head_only: bool,
+) {
+    let reason = status::reason(status_code).unwrap_or("");
+    let body = page(status_code, message);
     let headers: Headers = [
         ("Server", SERVER.to_owned()),
         ("Connection", "close".to_owned()),

@@ -24,7 +24,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use mitm_codec::http1::{self, Framing, Piece, ResponseHead};
+use mitm_codec::http1::{self, Framing, Piece};
 use mitm_flow::{
     Body, Client, FlowError, FlowRef, Headers, Request, Response, Server, Shared, now, url,
 };
@@ -36,7 +36,7 @@ use crate::{
     error::Failure,
     framing,
     hooks::{Direction, Event, Hook, Stage},
-    io::Writer,
+    http2,
     mode::{Mode, ModeKind},
     plan::{self, Arriving, Keeper, Plan},
     settings::Settings,
@@ -45,6 +45,9 @@ use crate::{
 };
 
 pub(crate) mod answer;
+pub(crate) mod origin;
+
+use origin::{AnswerHead, Reply, Sink};
 
 /// A request whose head was read.
 pub(crate) trait Incoming: Send {
@@ -57,9 +60,12 @@ pub(crate) trait Incoming: Send {
     /// True if all of the body was returned, and only its end is to come.
     fn is_complete(&self) -> bool;
 
-    /// Waits until the client is gone. What it sends meanwhile is kept, up to a limit. A client that only closed
+    /// True if pieces carry HTTP/1's framing.
+    fn is_http1(&self) -> bool;
+
+    /// Waits until the client is gone and tells how. What it sends meanwhile is kept, up to a limit. A client that only closed
     /// its own direction is not gone, unless `close_counts`.
-    fn gone(&mut self, close_counts: bool) -> impl Future<Output = ()> + Send;
+    fn gone(&mut self, close_counts: bool) -> impl Future<Output = Failure> + Send;
 }
 
 /// The place a response goes to.
@@ -67,7 +73,7 @@ pub(crate) trait Outgoing: Send {
     /// Sends a 1xx response.
     fn informational(
         &mut self,
-        head: &ResponseHead,
+        head: &AnswerHead,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Takes the head of the response, to be sent with what follows. Not `delimited`: the body ends with the
@@ -78,7 +84,7 @@ pub(crate) trait Outgoing: Send {
     fn piece(&mut self, piece: &Piece) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Sends payload.
-    fn data(&mut self, data: &[u8]) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn data(&mut self, data: &Bytes) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Takes the end of the body, to be sent with the next flush.
     fn end(&mut self, wire: Option<&Bytes>, trailers: Option<&Headers>);
@@ -405,7 +411,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         tokio::select! {
             biased;
             settled = self.ctx.settle(&self.flow) => settled,
-            () = self.incoming.gone(true) => Err(Failure::ClientGone),
+            gone = self.incoming.gone(true) => Err(gone),
         }
     }
 
@@ -422,7 +428,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             biased;
             sent = sending => sent?,
             () = flow.wait_for_kill() => return Err(Failure::Killed),
-            () = incoming.gone(false), if !unread => return Err(Failure::ClientGone),
+            gone = incoming.gone(false), if !unread => return Err(gone),
         };
         Ok(match (unread, keep_alive) {
             (true, _) => After::Drain,
@@ -452,29 +458,29 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         };
         let sharing = if safe && bodiless { Sharing::Allowed } else { Sharing::Own };
 
-        let conn = match self.reach(&destination, Some(sharing)).await? {
-            Line::Http1(conn) => conn,
-            Line::Http2(_) => unreachable!(),
-        };
-        self.flow.set_server(conn.server.clone());
+        let mut line = self.reach(&destination, Some(sharing)).await?;
+        if matches!(line, Line::Http2(_)) && self.request.with(wants_upgrade) {
+            // Only HTTP/1 connections can become something else.
+            let alpn = [Bytes::from_static(b"http/1.1")].into();
+            line = self.reach(&Destination { alpn, ..destination.clone() }, None).await?;
+        }
         let whole = match source {
             Source::Whole(whole) => whole,
-            Source::Live(live) => return self.transact(conn, Source::Live(live)).await,
+            Source::Live(live) => return self.transact(line, Source::Live(live)).await,
         };
-        let was_used = conn.used;
-        match self.transact(conn, Source::Whole(whole.clone())).await {
+        let was_used = line.was_used();
+        match self.transact(line, Source::Whole(whole.clone())).await {
             // A server may close an idle connection just when it is used again.
             Err(Failure::ServerClosed)
                 if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) => {}
+            // It says that it did nothing (RFC 9113 §8.7).
+            Err(Failure::NotProcessed(_)) if !whole.body.is_missing() => {}
             result => return result,
         }
         self.flow.set_server(Shared::new(Server::new(None)));
-        let conn = match self.reach(&destination, None).await? {
-            Line::Http1(conn) => conn,
-            Line::Http2(_) => unreachable!(),
-        };
-        self.flow.set_server(conn.server.clone());
-        self.transact(conn, Source::Whole(whole)).await
+        let sharing = destination.may_be_http2().then_some(Sharing::Own);
+        let line = self.reach(&destination, sharing).await?;
+        self.transact(line, Source::Whole(whole)).await
     }
 
     /// Gets a connection, a new one without `sharing`. A kill, or a client that is gone, ends the wait.
@@ -496,47 +502,39 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             biased;
             conn = connecting => conn,
             () = self.flow.wait_for_kill() => Err(Failure::Killed),
-            () = self.incoming.gone(false) => Err(Failure::ClientGone),
+            gone = self.incoming.gone(false) => Err(gone),
         }
     }
 
-    /// Sends the request and receives the response, both at once.
-    async fn transact(&mut self, mut conn: ServerConn, source: Source) -> Result<After, Failure> {
-        let (head, body_writer) = self.commit_request(&source);
-        let is_married =
-            self.request.with(|request| is_connection_auth(&request.headers, "authorization"));
-        conn.married |= is_married;
-        let Self { ctx, asked, flow, request, incoming, outgoing, progress, .. } = self;
-        let is_sent = || progress.sent.load(Ordering::Relaxed);
-        let result = {
-            let sink = Sink { writer: &mut conn.writer, head, body: body_writer };
-            let sending = send(ctx, flow, request, *incoming, sink, source, progress);
-            let mut sending = pin!(sending);
-            let answer = answer::Answer::new(ctx, flow, request, asked, progress);
-            let received = tokio::select! {
-                biased;
-                received = answer.receive(&mut conn.reader, *outgoing) => received,
-                failure = &mut sending => Err(failure),
-                () = flow.wait_for_kill() => Err(Failure::Killed),
-            };
-            match received {
-                // The answer was early, and both sides go on: the server wants the rest as well.
-                Ok(received) if received.reusable && received.keep_alive && !is_sent() => {
-                    let rest = poll_fn(|cx| match sending.as_mut().poll(cx) {
-                        Poll::Ready(failure) => Poll::Ready(Err(failure)),
-                        Poll::Pending if is_sent() => Poll::Ready(Ok(())),
-                        Poll::Pending => Poll::Pending,
-                    });
-                    tokio::select! {
-                        biased;
-                        ended = rest => ended.map(|()| received),
-                        () = flow.wait_for_kill() => Err(Failure::Killed),
-                        // The server has had enough.
-                        _ = conn.reader.fill() => Ok(received),
-                    }
-                }
-                received => received,
+    /// Sends the request and receives the response.
+    async fn transact(&mut self, line: Line, source: Source) -> Result<After, Failure> {
+        let request = self.request.with(|request| Request {
+            body: Body::missing(),
+            trailers: None,
+            ..request.clone()
+        });
+        match line {
+            Line::Http1(conn) => self.transact_http1(conn, request, source).await,
+            Line::Http2(session) => self.transact_http2(&session, request, source).await,
+        }
+    }
+
+    async fn transact_http1(
+        &mut self,
+        mut conn: ServerConn,
+        mut request: Request,
+        source: Source,
+    ) -> Result<After, Failure> {
+        self.flow.set_server(conn.server.clone());
+        conn.married |= is_connection_auth(&request.headers, "authorization");
+        let forward = conn.destination.via.as_ref().is_some_and(|via| via.forward);
+        let committed = self.commit_http1(&mut request, &source, forward);
+        let result = match committed {
+            Ok((head, body)) => {
+                let sink = Sink::Http1 { writer: &mut conn.writer, head, body };
+                self.both_ways(sink, Reply::http1(&mut conn.reader), source).await
             }
+            Err(failure) => Err(failure),
         };
         let received = match result {
             Ok(received) => received,
@@ -555,33 +553,110 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         } else {
             self.upstreams.close(conn).await;
         }
-        Ok(match (sent, received.keep_alive && !received.upgrade) {
-            (false, _) => After::Drain,
-            (true, true) => After::KeepAlive,
-            (true, false) => After::Close,
-        })
+        Ok(after(sent, received.keep_alive && !received.upgrade))
     }
 
-    /// Takes the head out of the flow: what is sent, and how the body after it is framed.
-    fn commit_request(&self, source: &Source) -> (BytesMut, BodyWriter) {
-        let mut request = self.request.with(|request| Request {
-            body: Body::missing(),
-            trailers: None,
-            ..request.clone()
-        });
-        let body_writer = match source {
-            Source::Whole(whole) => framing::settle_whole_request(&mut request, &whole.body),
+    async fn transact_http2(
+        &mut self,
+        session: &http2::Session,
+        mut request: Request,
+        source: Source,
+    ) -> Result<After, Failure> {
+        self.flow.set_server(session.server());
+        let ended = match &source {
+            Source::Whole(Whole { body, trailers }) => {
+                framing::settle_whole_request(&mut request, body);
+                body.is_empty() && trailers.is_none()
+            }
             Source::Live(live) => {
                 let is_changed = live.keeper.is_transform();
-                framing::settle_live_request(&mut request, live.received, is_changed)
+                framing::settle_live_request(&mut request, live.received, is_changed);
+                false
+            }
+        };
+        let head = http2::request_to_http2(&request).map_err(|error| {
+            Failure::BadRequest(format!("The request cannot be sent over HTTP/2: {error}"))
+        })?;
+        let (out, reply) = tokio::select! {
+            biased;
+            opened = session.send(head, ended) => opened?,
+            () = self.flow.wait_for_kill() => return Err(Failure::Killed),
+            gone = self.incoming.gone(false) => return Err(gone),
+        };
+        let reply = Reply::Http2(Box::new(reply));
+        let received = self.both_ways(Sink::Http2(out), reply, source).await?;
+        Ok(after(self.progress.sent.load(Ordering::Relaxed), received.keep_alive))
+    }
+
+    /// Sends the request and receives the response, both at once.
+    async fn both_ways(
+        &mut self,
+        sink: Sink<'_>,
+        mut reply: Reply<'_>,
+        source: Source,
+    ) -> Result<answer::Received, Failure> {
+        let Self { ctx, asked, flow, request, incoming, outgoing, progress, .. } = self;
+        let is_sent = || progress.sent.load(Ordering::Relaxed);
+        let mut sending = pin!(send(ctx, flow, request, *incoming, sink, source, progress));
+        let answer = answer::Answer::new(ctx, flow, request, asked, progress);
+        let received = tokio::select! {
+            biased;
+            received = answer.receive(&mut reply, *outgoing) => received,
+            failure = &mut sending => Err(failure),
+            () = flow.wait_for_kill() => Err(Failure::Killed),
+        };
+        match received {
+            // The answer was early, and both sides go on: the server wants the rest as well.
+            Ok(received) if received.reusable && received.keep_alive && !is_sent() => {
+                let rest = poll_fn(|cx| match sending.as_mut().poll(cx) {
+                    Poll::Ready(failure) => Poll::Ready(Err(failure)),
+                    Poll::Pending if is_sent() => Poll::Ready(Ok(())),
+                    Poll::Pending => Poll::Pending,
+                });
+                tokio::select! {
+                    biased;
+                    ended = rest => ended.map(|()| received),
+                    () = flow.wait_for_kill() => Err(Failure::Killed),
+                    // The server has had enough.
+                    () = reply.says_more() => Ok(received),
+                }
+            }
+            received => received,
+        }
+    }
+
+    /// Returns the head as HTTP/1 writes it, and how the body after it is framed.
+    fn commit_http1(
+        &self,
+        request: &mut Request,
+        source: &Source,
+        forward: bool,
+    ) -> Result<(BytesMut, BodyWriter), Failure> {
+        let absolute_host = request.authority.clone();
+        let was_http1 = http1::Version::from_bytes(&request.http_version).is_some();
+        if !was_http1 {
+            http2::request_to_http1(request).map_err(|error| {
+                Failure::BadRequest(format!("The request cannot be sent over HTTP/1: {error}"))
+            })?;
+        }
+        let body_writer = match source {
+            Source::Whole(whole) => framing::settle_whole_request(request, &whole.body),
+            Source::Live(live) => {
+                let is_changed = live.keeper.is_transform();
+                let writer = framing::settle_live_request(request, live.received, is_changed);
+                if self.incoming.is_http1() { writer } else { writer.reframing() }
             }
         };
         let mut head = BytesMut::new();
         let absolute;
-        let target: &[u8] = if request.authority.is_empty() {
+        let target: &[u8] = if forward {
+            let authority = url::authority(&request.scheme, &request.host, request.port);
+            absolute = [&request.scheme[..], b"://", authority.as_bytes(), &request.path].concat();
+            &absolute
+        } else if absolute_host.is_empty() || !was_http1 {
             &request.path
         } else {
-            absolute = [&request.scheme[..], b"://", &request.authority, &request.path].concat();
+            absolute = [&request.scheme[..], b"://", &absolute_host, &request.path].concat();
             &absolute
         };
         http1::write_request_head(
@@ -591,7 +666,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             &request.http_version,
             &request.headers,
         );
-        (head, body_writer)
+        Ok((head, body_writer))
     }
 
     /// Ends the flow and tells everybody.
@@ -615,11 +690,18 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
     }
 }
 
-/// The server's end of a request.
-struct Sink<'a> {
-    writer: &'a mut Writer,
-    head: BytesMut,
-    body: BodyWriter,
+/// What becomes of the client connection after an answer, depending on whether the request was sent completely.
+fn after(sent: bool, keep_alive: bool) -> After {
+    match (sent, keep_alive) {
+        (false, _) => After::Drain,
+        (true, true) => After::KeepAlive,
+        (true, false) => After::Close,
+    }
+}
+
+/// True if a request asks the server to switch protocols.
+fn wants_upgrade(request: &Request) -> bool {
+    request.headers.contains("upgrade") && request.headers.has_token("connection", "upgrade")
 }
 
 /// Sends the request, then watches the client. Returns only with a failure.
@@ -642,8 +724,7 @@ async fn send<I: Incoming>(
         // The server does not listen any more; it may still have answered.
         Err(SendError::Server) => {}
     }
-    incoming.gone(false).await;
-    Failure::ClientGone
+    incoming.gone(false).await
 }
 
 enum SendError {
@@ -668,13 +749,13 @@ impl From<Failure> for SendError {
 pub(crate) const STORED_PIECE: usize = 256 << 10;
 
 async fn send_whole(sink: &mut Sink<'_>, whole: &Whole) -> Result<(), SendError> {
-    sink.writer.write(&sink.head).await?;
+    sink.head().await?;
     for piece in whole.body.chunks(STORED_PIECE) {
         let piece = piece.map_err(|_| Failure::Storage("request"))?;
-        sink.body.data(sink.writer, &piece).await?;
+        sink.data(&piece).await?;
     }
-    sink.body.end(sink.writer, None, whole.trailers.as_ref());
-    sink.writer.flush().await?;
+    sink.end(None, whole.trailers.as_ref())?;
+    sink.flush().await?;
     Ok(())
 }
 
@@ -691,12 +772,12 @@ async fn send_live<I: Incoming>(
     // With listeners the end is kept back until their hook is over.
     let listened = ctx.engine.hooks.wanted().has(Hook::Request);
     let mut last = None;
-    sink.writer.write(&sink.head).await?;
+    sink.head().await?;
     if let Some(begun) = begun {
         for piece in begun.chunks(STORED_PIECE) {
             let piece = piece.map_err(|_| Failure::Storage("request"))?;
             for data in keeper.take(piece).await? {
-                sink.body.data(sink.writer, &data).await?;
+                sink.data(&data).await?;
             }
         }
     }
@@ -704,7 +785,7 @@ async fn send_live<I: Incoming>(
         let next = match incoming.next() {
             Ok(Some(next)) => next,
             Ok(None) => {
-                sink.writer.flush().await?;
+                sink.flush().await?;
                 incoming.fill().await?;
                 continue;
             }
@@ -718,7 +799,7 @@ async fn send_live<I: Incoming>(
                 if keeper.is_transform() {
                     for piece in piece.data {
                         for data in keeper.take(piece).await? {
-                            sink.body.data(sink.writer, &data).await?;
+                            sink.data(&data).await?;
                         }
                     }
                 } else {
@@ -726,7 +807,7 @@ async fn send_live<I: Incoming>(
                     if listened && incoming.is_complete() {
                         last = Some(piece);
                     } else {
-                        sink.body.piece(sink.writer, &piece).await?;
+                        sink.piece(&piece).await?;
                     }
                 }
             }
@@ -734,7 +815,7 @@ async fn send_live<I: Incoming>(
         }
     };
     for data in keeper.take_end().await? {
-        sink.body.data(sink.writer, &data).await?;
+        sink.data(&data).await?;
     }
     let body = keeper.finish();
     request.update(|request| {
@@ -745,11 +826,11 @@ async fn send_live<I: Incoming>(
     ctx.engine.fire_stage(Event::Request(flow.clone()), Stage::Tail).await;
     ctx.settle(flow).await?;
     if let Some(last) = last {
-        sink.body.piece(sink.writer, &last).await?;
+        sink.piece(&last).await?;
     }
     let trailers = request.with(|request| request.trailers.clone());
-    sink.body.end(sink.writer, (trailers == received).then_some(&wire), trailers.as_ref());
-    sink.writer.flush().await?;
+    sink.end((trailers == received).then_some(&wire), trailers.as_ref())?;
+    sink.flush().await?;
     Ok(())
 }
 
@@ -761,9 +842,9 @@ pub(crate) fn is_connection_auth(headers: &Headers, name: &str) -> bool {
     })
 }
 
-fn continue_head() -> ResponseHead {
-    ResponseHead {
-        version: http1::Version::Http11,
+fn continue_head() -> AnswerHead {
+    AnswerHead {
+        version: Bytes::from_static(b"HTTP/1.1"),
         status: 100,
         reason: Bytes::from_static(b"Continue"),
         headers: Headers::new(),

@@ -4,17 +4,18 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use mitm_codec::http1::{
-    self, Framing, HeadError, HeadReader, Piece, RequestHead, ResponseHead, Target, parse_host_port,
+    self, Framing, HeadError, HeadReader, Piece, RequestHead, Target, Version, parse_host_port,
 };
-use mitm_flow::{FlowError, FlowRef, Headers, Request, Response, Server, Shared, now};
+use mitm_flow::{Body, FlowRef, Headers, Request, Response, now, status};
 use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
     body::{BodyReader, BodyWriter, Next},
+    connect::{self, Verdict},
     error::{Failure, write_error_page},
-    exchange::{After, Context, Incoming, Outgoing, exchange},
-    hooks::Event,
+    exchange::{After, Context, Incoming, Outgoing, exchange, origin::AnswerHead},
+    http2,
     io::{Reader, Writer},
     upstream::{Destination, ServerConn, Upstreams, client_name},
 };
@@ -71,7 +72,7 @@ pub(crate) async fn serve(
                 return End::Closed;
             }
             let target = (Arc::clone(host), *port);
-            match connect(ctx, &head, target, reader, writer, upstreams).await {
+            match ask_for_tunnel(ctx, &head, target, reader, writer, upstreams).await {
                 Connect::Granted(destination) => return End::Tunnel(destination),
                 Connect::Refused => continue,
                 Connect::Closed => return End::Closed,
@@ -244,15 +245,19 @@ impl Incoming for H1Incoming<'_> {
         self.body.is_complete(self.framed)
     }
 
-    async fn gone(&mut self, close_counts: bool) {
+    fn is_http1(&self) -> bool {
+        true
+    }
+
+    async fn gone(&mut self, close_counts: bool) -> Failure {
         while self.reader.buf.len() < EARLY_BYTES {
             match self.reader.fill().await {
                 Ok(1..) => {}
                 Ok(0) if !close_counts => break,
-                Ok(0) | Err(_) => return,
+                Ok(0) | Err(_) => return Failure::ClientGone,
             }
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 }
 
@@ -267,15 +272,14 @@ struct H1Outgoing<'a> {
 }
 
 impl Outgoing for H1Outgoing<'_> {
-    async fn informational(&mut self, head: &ResponseHead) -> Result<(), Failure> {
-        let version = head.version.as_bytes();
-        http1::write_response_head(
-            self.writer.out(),
-            version,
-            head.status,
-            &head.reason,
-            &head.headers,
-        );
+    async fn informational(&mut self, head: &AnswerHead) -> Result<(), Failure> {
+        let is_http1 = Version::from_bytes(&head.version).is_some();
+        let (version, reason) = if is_http1 {
+            (&head.version[..], &head.reason[..])
+        } else {
+            (&b"HTTP/1.1"[..], status::reason(head.status).unwrap_or_default().as_bytes())
+        };
+        http1::write_response_head(self.writer.out(), version, head.status, reason, &head.headers);
         self.flush().await
     }
 
@@ -283,6 +287,15 @@ impl Outgoing for H1Outgoing<'_> {
         self.body = body;
         self.delimited = delimited;
         self.sends = self.writer.sends();
+        let translated;
+        let response = if Version::from_bytes(&response.http_version).is_some() {
+            response
+        } else {
+            let mut response = Response { body: Body::missing(), ..response.clone() };
+            http2::response_to_http1(&mut response);
+            translated = response;
+            &translated
+        };
         http1::write_response_head(
             self.writer.out(),
             &response.http_version,
@@ -296,7 +309,7 @@ impl Outgoing for H1Outgoing<'_> {
         self.body.piece(self.writer, piece).await.map_err(|error| Failure::client(&error))
     }
 
-    async fn data(&mut self, data: &[u8]) -> Result<(), Failure> {
+    async fn data(&mut self, data: &Bytes) -> Result<(), Failure> {
         self.body.data(self.writer, data).await.map_err(|error| Failure::client(&error))
     }
 
@@ -331,7 +344,7 @@ enum Connect {
 }
 
 /// Answers a CONNECT.
-async fn connect(
+async fn ask_for_tunnel(
     ctx: &Context,
     head: &RequestHead,
     (host, port): (Arc<str>, u16),
@@ -339,7 +352,6 @@ async fn connect(
     writer: &mut Writer,
     upstreams: &Upstreams,
 ) -> Connect {
-    let engine = &ctx.engine;
     let request = Request {
         method: head.method.clone(),
         authority: head.target.clone(),
@@ -347,7 +359,7 @@ async fn connect(
         port,
         http_version: Bytes::from_static(head.version.as_bytes()),
         headers: head.headers.clone(),
-        body: mitm_flow::Body::empty(),
+        body: Body::empty(),
         timestamp_start: now(),
         timestamp_end: Some(now()),
         ..Request::default()
@@ -362,72 +374,22 @@ async fn connect(
         refuse(ctx, writer, &Failure::request_framing(&error).to_string()).await;
         return Connect::Closed;
     }
-    let address = mitm_flow::Address::new(Arc::clone(&request.host), port);
-    let flow = FlowRef::http(ctx.client.clone(), Server::new(Some(address)).into(), request);
-    engine.fire(Event::HttpConnect(flow.clone())).await;
-    let settled = tokio::select! {
-        biased;
-        settled = ctx.settle(&flow) => settled,
-        () = client_closes(reader) => Err(Failure::ClientGone),
-    };
-    if settled.is_err() {
-        return Connect::Closed;
-    }
-    let destination = flow.request().map(|request| {
-        request.with(|request| Destination::plain(Arc::clone(&request.host), request.port))
-    });
-    let Some(destination) = destination else { return Connect::Closed };
-    let destination = Destination { via: ctx.via(false), ..destination };
-    if let Some(response) = flow.response() {
-        let response = response.get();
-        if !(200..300).contains(&response.status_code) {
-            engine.fire(Event::HttpConnectError(flow.clone())).await;
-            let body = response.body.bytes().ok().flatten().unwrap_or_default();
-            write_response(writer, response, &body);
-            flow.set_live(false);
-            return refused(head, reader, writer).await;
+    let verdict = connect::decide(ctx, request, upstreams, client_closes(reader)).await;
+    match verdict {
+        Verdict::Gone => Connect::Closed,
+        Verdict::Refused(response, body) => {
+            write_response(writer, *response, &body);
+            refused(head, reader, writer).await
         }
-    } else if wants_connection(ctx, &destination) {
-        let server = Server::new(Some(destination.address()));
-        let connecting = tokio::select! {
-            biased;
-            conn = upstreams.fresh(&destination, server.into()) => conn,
-            () = flow.wait_for_kill() => return Connect::Closed,
-            () = client_closes(reader) => return Connect::Closed,
-        };
-        match connecting {
-            Ok(conn) => {
-                flow.set_server(conn.server.clone());
-                upstreams.put_new(conn);
+        Verdict::Granted(flow, destination) => {
+            writer.out().extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+            if writer.flush().await.is_err() {
+                return Connect::Closed;
             }
-            Err(failure) => {
-                let text = format!(
-                    "{failure} If you plan to redirect requests away from this server, set \
-                     connection_strategy to lazy."
-                );
-                let response = Response::make(502, text.clone(), Headers::new());
-                flow.set_response(Some(Shared::new(response.clone())));
-                flow.set_error(Some(FlowError::new(failure.to_string())));
-                engine.fire(Event::HttpConnectError(flow.clone())).await;
-                write_response(writer, response, text.as_bytes());
-                flow.set_live(false);
-                return refused(head, reader, writer).await;
-            }
+            connect::granted(ctx, &flow).await;
+            Connect::Granted(destination)
         }
     }
-    if flow.response().is_none() {
-        flow.set_response(Some(Shared::new(Response {
-            reason: "Connection established".into(),
-            ..Response::make(200, Bytes::new(), Headers::new())
-        })));
-    }
-    writer.out().extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
-    if writer.flush().await.is_err() {
-        return Connect::Closed;
-    }
-    engine.fire(Event::HttpConnected(flow.clone())).await;
-    flow.set_live(false);
-    Connect::Granted(destination)
 }
 
 /// Sends the refusal of a tunnel. The connection goes on only if nothing was meant for the tunnel already: it must not be
@@ -441,14 +403,6 @@ async fn refused(head: &RequestHead, reader: &Reader, writer: &mut Writer) -> Co
         Ok(()) if is_plain => Connect::Refused,
         Ok(()) | Err(_) => Connect::Closed,
     }
-}
-
-/// True if the server is connected before CONNECT is answered: eager, and not known from a moment ago.
-fn wants_connection(ctx: &Context, destination: &Destination) -> bool {
-    ctx.settings.eager
-        && destination.via.is_none()
-        && !ctx.settings.is_reserved(&destination.host)
-        && !ctx.engine.sniffed.knows_address(&ctx.engine, destination)
 }
 
 async fn client_closes(reader: &mut Reader) {

@@ -1,31 +1,198 @@
-//! HTTP/2 (RFC 9113), on both sides.
+//! HTTP/2 (RFC 9113) on both sides: the one module that knows the library for it.
+//!
+//! [`serve`] answers a client: each of its streams is an exchange in a task of its own, so that one which waits holds up
+//! no other. A [`Session`] is a connection to a server; the streams of one client share it. [`convert`](self) turns heads
+//! into those of flows and of HTTP/1, and back.
+//!
+//! Limits: a peer may have 100 streams open, send a header list as long as a head may be, and have 512 KiB of each body
+//! on the way. The windows of connections are larger than those of all their streams, so that a stream which nobody reads
+//! does not hold up the others. Clients that open and reset streams in a hurry, or flood headers or settings, are sent
+//! away by the library (ENHANCE_YOUR_CALM).
 
-use std::sync::Arc;
+mod convert;
+mod serve;
+mod session;
+mod tunnel;
 
-use mitm_flow::{Client, Server, Shared};
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use crate::{engine::Engine, error::Failure, upstream::ServerConn};
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use mitm_codec::http1::Piece;
+use mitm_flow::Headers;
+use smallvec::smallvec;
 
-/// A connection to a server, shared by the streams of one client.
-#[derive(Clone)]
-pub(crate) struct Session {
-    server: Shared<Server>,
+pub(crate) use self::{
+    convert::{HTTP2, framing, request_to_http1, request_to_http2, response_to_http1},
+    serve::serve,
+    session::{RequestOut, ResponseIn, Session},
+};
+use crate::body::Next;
+
+/// What an HTTP/2 client sends first (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How many streams a peer may have open.
+const STREAMS_MAX: u32 = 100;
+/// How much of a body may be on the way.
+const STREAM_WINDOW: u32 = 512 << 10;
+/// Of all bodies of one connection: more than all its streams together.
+const CONNECTION_WINDOW: u32 = (STREAMS_MAX + 28) * STREAM_WINDOW;
+/// The largest frame that is accepted.
+const FRAME_MAX: u32 = 128 << 10;
+/// How much of what is sent on a stream is gathered.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// A body as it arrives.
+struct BodyIn {
+    stream: RecvStream,
+    /// What arrived and was not asked for yet.
+    waiting: Option<Next>,
+    max_headers: usize,
+    is_over: bool,
 }
 
-impl Session {
-    pub(crate) async fn start(
-        _engine: &Arc<Engine>,
-        _client: &Shared<Client>,
-        conn: ServerConn,
-    ) -> Result<Self, Failure> {
-        Ok(Self { server: conn.server })
+impl BodyIn {
+    fn new(stream: RecvStream, max_headers: usize) -> Self {
+        Self { stream, waiting: None, max_headers, is_over: false }
     }
 
-    pub(crate) fn is_open(&self, _engine: &Engine) -> bool {
-        true
+    fn is_complete(&self) -> bool {
+        self.waiting.is_none() && (self.is_over || self.stream.is_end_stream())
     }
 
-    pub(crate) async fn close(self) -> Shared<Server> {
-        self.server
+    /// Returns the next part, if it is there.
+    fn next(&mut self) -> Result<Option<Next>, h2::Error> {
+        if let Some(next) = self.waiting.take() {
+            return Ok(Some(next));
+        }
+        // Whoever finds nothing fills, which looks again with a waker of its own.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match self.poll(&mut cx) {
+            Poll::Ready(next) => next.map(Some),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// Waits for the next part.
+    async fn fill(&mut self) -> Result<(), h2::Error> {
+        if self.waiting.is_none() {
+            self.waiting = Some(poll_fn(|cx| self.poll(cx)).await?);
+        }
+        Ok(())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, h2::Error>> {
+        match self.waiting.take() {
+            Some(next) => Poll::Ready(Ok(next)),
+            None => self.poll(cx),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, h2::Error>> {
+        if !self.is_over {
+            match self.stream.poll_data(cx)? {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(data)) => {
+                    // Whoever takes it has room for it: what is kept goes to the spill file, what is sent waits for the
+                    // window of the other side before more is asked for.
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    let piece = Piece { wire: Bytes::new(), data: smallvec![data] };
+                    return Poll::Ready(Ok(Next::Piece(piece)));
+                }
+                Poll::Ready(None) => self.is_over = true,
+            }
+        }
+        let trailers = match self.stream.poll_trailers(cx)? {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(trailers) => trailers,
+        };
+        let trailers = match trailers.map(|map| convert::headers_of(&map, self.max_headers)) {
+            None => None,
+            Some(Ok(trailers)) => Some(trailers),
+            // The stream is given up.
+            Some(Err(_)) => return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into())),
+        };
+        Poll::Ready(Ok(Next::End { wire: Bytes::new(), trailers }))
+    }
+}
+
+/// Sends a part of a body as the peer's window allows, giving up when it takes nothing for `patience`.
+async fn send_data(
+    stream: &mut SendStream<Bytes>,
+    data: &Bytes,
+    patience: Duration,
+) -> io::Result<()> {
+    let mut rest = data.clone();
+    while !rest.is_empty() {
+        stream.reserve_capacity(rest.len());
+        let capacity = poll_fn(|cx| {
+            match stream.poll_capacity(cx) {
+                // Capacity of 0 is news of no use.
+                Poll::Ready(Some(Ok(0))) => Poll::Pending,
+                ready => ready,
+            }
+        });
+        let capacity = match tokio::time::timeout(patience, capacity).await {
+            Ok(Some(capacity)) => capacity.map_err(io_error)?,
+            Ok(None) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let piece = rest.split_to(capacity.min(rest.len()));
+        stream.send_data(piece, false).map_err(io_error)?;
+    }
+    Ok(())
+}
+
+/// Sends the end of a body.
+fn send_end(stream: &mut SendStream<Bytes>, trailers: Option<&Headers>) -> io::Result<()> {
+    match trailers {
+        None => stream.send_data(Bytes::new(), true).map_err(io_error),
+        Some(trailers) => {
+            let map = convert::map_of(trailers)
+                .map_err(|text| io::Error::new(io::ErrorKind::InvalidData, text))?;
+            stream.send_trailers(map).map_err(io_error)
+        }
+    }
+}
+
+fn io_error(error: h2::Error) -> io::Error {
+    match error.is_io() {
+        true => error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
+        false => io::Error::other(error),
+    }
+}
+
+/// Returns what is wrong with a connection, for people.
+fn describe(error: &h2::Error) -> String {
+    match error.reason() {
+        Some(reason) => format!("HTTP/2 connection closed: {}", name(reason)),
+        None => format!("HTTP/2 connection closed: {error}"),
+    }
+}
+
+/// Returns the name of an error code (RFC 9113 §7).
+fn name(reason: Reason) -> String {
+    match reason {
+        Reason::NO_ERROR => "NO_ERROR".into(),
+        Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR".into(),
+        Reason::INTERNAL_ERROR => "INTERNAL_ERROR".into(),
+        Reason::FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR".into(),
+        Reason::SETTINGS_TIMEOUT => "SETTINGS_TIMEOUT".into(),
+        Reason::STREAM_CLOSED => "STREAM_CLOSED".into(),
+        Reason::FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR".into(),
+        Reason::REFUSED_STREAM => "REFUSED_STREAM".into(),
+        Reason::CANCEL => "CANCEL".into(),
+        Reason::COMPRESSION_ERROR => "COMPRESSION_ERROR".into(),
+        Reason::CONNECT_ERROR => "CONNECT_ERROR".into(),
+        Reason::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM".into(),
+        Reason::INADEQUATE_SECURITY => "INADEQUATE_SECURITY".into(),
+        Reason::HTTP_1_1_REQUIRED => "HTTP_1_1_REQUIRED".into(),
+        other => format!("error code {}", u32::from(other)),
     }
 }

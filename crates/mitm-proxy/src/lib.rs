@@ -16,6 +16,7 @@
 
 mod body;
 mod client;
+mod connect;
 pub mod engine;
 pub mod error;
 mod exchange;

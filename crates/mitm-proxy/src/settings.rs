@@ -27,6 +27,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// The local address of connections to servers.
     pub connect_addr: Option<IpAddr>,
+    /// Connect to servers from the client's address.
+    pub spoof_source_address: bool,
     /// Whether the server's certificate is looked at before ours is made.
     pub upstream_cert: bool,
     pub add_upstream_certs: bool,
@@ -36,6 +38,8 @@ pub struct Settings {
     pub rawtcp: bool,
     pub websocket: bool,
     pub http2: bool,
+    /// Ask HTTP/2 servers for a sign of life after so much silence.
+    pub http2_ping_keepalive: Option<Duration>,
     /// In reverse mode, leave the name that the client asked for.
     pub keep_host_header: bool,
 }
@@ -53,12 +57,14 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(30),
             connect_addr: None,
+            spoof_source_address: false,
             upstream_cert: true,
             add_upstream_certs: false,
             onboarding_host: Some("mitm.it".into()),
             rawtcp: true,
             websocket: true,
             http2: true,
+            http2_ping_keepalive: Some(Duration::from_secs(58)),
             keep_host_header: false,
         }
     }
@@ -104,11 +110,14 @@ impl Settings {
             connect_timeout: seconds(options, &opts::CONNECT_TIMEOUT)?,
             handshake_timeout: seconds(options, &opts::HANDSHAKE_TIMEOUT)?,
             connect_addr,
+            spoof_source_address: options.get(&opts::SPOOF_SOURCE_ADDRESS),
             upstream_cert: options.get(&opts::UPSTREAM_CERT),
             add_upstream_certs: options.get(&opts::ADD_UPSTREAM_CERTS_TO_CLIENT_CHAIN),
             rawtcp: options.get(&opts::RAWTCP),
             websocket: options.get(&opts::WEBSOCKET),
             http2: options.get(&opts::HTTP2),
+            http2_ping_keepalive: Some(seconds(options, &opts::HTTP2_PING_KEEPALIVE)?)
+                .filter(|every| !every.is_zero()),
             keep_host_header: options.get(&opts::KEEP_HOST_HEADER),
             ..default
         })

@@ -31,7 +31,7 @@ use crate::{
     hooks::{Event, ServerData},
     http2,
     io::{self, Io, Reader, Writer},
-    tls,
+    platform, tls,
     via::{self, Via},
 };
 
@@ -56,7 +56,7 @@ impl Destination {
     }
 
     /// True if the connection may turn out to speak HTTP/2.
-    fn may_be_http2(&self) -> bool {
+    pub(crate) fn may_be_http2(&self) -> bool {
         self.alpn.iter().any(|protocol| &protocol[..] == b"h2")
     }
 
@@ -157,6 +157,16 @@ pub(crate) enum Line {
     Http2(http2::Session),
 }
 
+impl Line {
+    /// True if a request was answered on it already.
+    pub(crate) fn was_used(&self) -> bool {
+        match self {
+            Self::Http1(conn) => conn.used,
+            Self::Http2(session) => session.was_used(),
+        }
+    }
+}
+
 /// Whether a connection that another client used may serve a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
@@ -196,11 +206,8 @@ impl Upstreams {
             Speaks::Http2(session) if session.is_open(&self.0.engine) => {
                 return Ok(Line::Http2(session.clone()));
             }
-            Speaks::Http2(_) => {
-                if let Speaks::Http2(old) = std::mem::take(&mut *speaks) {
-                    self.close_session(old).await;
-                }
-            }
+            // Streams that go on there hold it as long as they need it.
+            Speaks::Http2(_) => *speaks = Speaks::Unknown,
             Speaks::Http1 => {
                 drop(speaks);
                 return self.get_http1(destination, server, sharing).await.map(Line::Http1);
@@ -319,11 +326,6 @@ impl Upstreams {
         close(&self.0.engine, &self.0.client, conn).await;
     }
 
-    async fn close_session(&self, session: http2::Session) {
-        let server = session.close().await;
-        disconnected(&self.0.engine, &self.0.client, server).await;
-    }
-
     /// Waits until the server closes an idle connection, and closes it here too. Never ends without idle ones.
     pub async fn watch_idle(&self) {
         let ended = poll_fn(|cx| {
@@ -362,7 +364,8 @@ impl Upstreams {
             let shareable = conn.used
                 && !conn.married
                 && conn.generation == engine.generation()
-                && !engine.hooks.servers_are_watched();
+                && !engine.hooks.servers_are_watched()
+                && !engine.settings().spoof_source_address;
             let left = if shareable { engine.pool.put(engine, client, conn) } else { Some(conn) };
             if let Some(conn) = left {
                 self.close(conn).await;
@@ -372,7 +375,7 @@ impl Upstreams {
         for speaks in sessions.into_values() {
             let speaks = std::mem::take(&mut *speaks.lock().await);
             if let Speaks::Http2(session) = speaks {
-                self.close_session(session).await;
+                session.close().await;
             }
         }
     }
@@ -494,7 +497,7 @@ async fn connect_tcp(
         engine.fire(Event::ServerConnectError(data)).await;
         return Err(Failure::Connect(format!("Connection killed: {error}").into()));
     }
-    let tcp = match open(engine, server).await {
+    let tcp = match open(engine, client, server).await {
         Ok(tcp) => tcp,
         Err(error) => {
             let error: Arc<str> = error.into();
@@ -516,8 +519,17 @@ async fn connect_tcp(
 }
 
 /// Resolves the server's name and opens a TCP connection to the first address that answers.
-async fn open(engine: &Engine, server: &Shared<Server>) -> Result<TcpStream, String> {
+async fn open(
+    engine: &Engine,
+    client: &Shared<Client>,
+    server: &Shared<Server>,
+) -> Result<TcpStream, String> {
     let settings = engine.settings();
+    let source = if settings.spoof_source_address {
+        client.with(|client| client.peername.as_ref()?.host.parse().ok()).map(Source::Client)
+    } else {
+        settings.connect_addr.map(Source::Own)
+    };
     let address = server.update(|server| {
         server.timestamp_start = Some(now());
         server.address.clone()
@@ -542,7 +554,7 @@ async fn open(engine: &Engine, server: &Shared<Server>) -> Result<TcpStream, Str
         if engine.is_own_address(address) {
             return Err(own_address_error());
         }
-        let attempt = open_one(address, settings.connect_addr);
+        let attempt = open_one(address, source);
         let error = match timeout(settings.connect_timeout, attempt).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => error.to_string(),
@@ -561,10 +573,20 @@ fn own_address_error() -> String {
         .into()
 }
 
-async fn open_one(address: SocketAddr, local: Option<IpAddr>) -> std::io::Result<TcpStream> {
+/// Where connections to servers come from.
+#[derive(Clone, Copy)]
+enum Source {
+    Own(IpAddr),
+    /// The client's address, which is not this machine's as a rule.
+    Client(IpAddr),
+}
+
+async fn open_one(address: SocketAddr, source: Option<Source>) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(ip) = local {
-        socket.bind(SocketAddr::new(ip, 0))?;
+    match source {
+        None => {}
+        Some(Source::Own(ip)) => socket.bind(SocketAddr::new(ip, 0))?,
+        Some(Source::Client(ip)) => platform::bind_foreign(&socket, ip.to_canonical())?,
     }
     let tcp = socket.connect(address).await?;
     tcp.set_nodelay(true)?;

@@ -1,18 +1,20 @@
 //! The second half of an exchange: the response, from a server or made by an addon.
 
-use std::{io, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use mitm_codec::http1::{self, Framing, HeadReader, Piece, ResponseHead};
+use mitm_codec::http1::{self, Framing, Piece};
 use mitm_flow::{Body, FlowRef, Request, Response, Shared, Stream, now};
 
-use super::{Asked, Context, Outgoing, Progress, STORED_PIECE, is_connection_auth};
+use super::{
+    Asked, Context, Outgoing, Progress, STORED_PIECE, is_connection_auth,
+    origin::{AnswerHead, Filled, Reply},
+};
 use crate::{
-    body::{BodyReader, Next},
+    body::Next,
     error::Failure,
     framing::{self, Recipient},
     hooks::{Direction, Event, Hook, Stage},
-    io::Reader,
     plan::{self, Arriving, Keeper, Plan},
 };
 
@@ -72,7 +74,7 @@ impl<'a> Answer<'a> {
     /// Receives the server's response and sends it on.
     pub(crate) async fn receive<O: Outgoing>(
         &self,
-        reader: &mut Reader,
+        reply: &mut Reply<'_>,
         outgoing: &mut O,
     ) -> Result<Received, Failure> {
         let settings = &self.ctx.settings;
@@ -80,13 +82,13 @@ impl<'a> Answer<'a> {
         let (method, wants_upgrade, stays_asked) = self.request.with(|request| {
             let upgrade = request.headers.contains("upgrade")
                 && request.headers.has_token("connection", "upgrade")
-                && &self.asked.version[..] == b"HTTP/1.1";
+                && &self.asked.version[..] != b"HTTP/1.0";
             let stays = http1::keep_alive(&request.http_version, &request.headers);
             (request.method.clone(), upgrade, stays)
         });
         let mut interim = 0;
         let head = loop {
-            let head = self.read_head(reader).await?;
+            let head = self.read_head(reply).await?;
             if !matches!(head.status, 100..=199) || head.status == 101 {
                 break head;
             }
@@ -105,9 +107,8 @@ impl<'a> Answer<'a> {
             ));
         }
         let validate = settings.rules.validate;
-        let received =
-            http1::response_framing(&method, head.version, head.status, &head.headers, validate);
-        let stays = stays_asked && http1::keep_alive(head.version.as_bytes(), &head.headers);
+        let received = reply.framing(&method, &head, validate);
+        let stays = stays_asked && http1::keep_alive(&head.version, &head.headers);
         let married = is_connection_auth(&head.headers, "www-authenticate");
         let content_type = head.headers.get("content-type").cloned();
         let switched = head.status == 101;
@@ -116,7 +117,7 @@ impl<'a> Answer<'a> {
             _ => None,
         };
         let response = Shared::new(Response {
-            http_version: Bytes::from_static(head.version.as_bytes()),
+            http_version: head.version,
             status_code: head.status,
             reason: head.reason,
             headers: head.headers,
@@ -126,7 +127,7 @@ impl<'a> Answer<'a> {
         });
         self.flow.set_response(Some(response.clone()));
         self.ctx.engine.fire(Event::Responseheaders(self.flow.clone())).await;
-        let received = received.map_err(|error| Failure::response_framing(&error))?;
+        let received = received?;
         self.ctx.settle(self.flow).await?;
         if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
             return Err(Failure::ResponseTooLarge);
@@ -139,7 +140,7 @@ impl<'a> Answer<'a> {
             return Ok(Received { reusable: false, keep_alive, married, upgrade: false });
         }
 
-        let mut body = BodyReader::new(received, validate);
+        reply.begin(received, validate);
         let plan = if known == Some(0) {
             Plan::Hold
         } else {
@@ -156,7 +157,7 @@ impl<'a> Answer<'a> {
                     });
                     None
                 } else {
-                    self.hold(reader, &mut body, &response, known).await?
+                    self.hold(reply, &response, known).await?
                 };
                 if let Some(begun) = begun {
                     if self.ctx.engine.hooks.need(self.flow, Direction::Response).1 {
@@ -166,7 +167,7 @@ impl<'a> Answer<'a> {
                     }
                     let keeper = Keeper::new(plan::pass(settings), settings, None);
                     let live = Live { received, begun: Some(begun), keeper };
-                    self.forward(reader, &mut body, &response, live, outgoing).await?
+                    self.forward(reply, &response, live, outgoing).await?
                 } else {
                     self.fire_response(Stage::Whole).await?;
                     let response = self.flow.response().unwrap_or(response);
@@ -185,54 +186,39 @@ impl<'a> Answer<'a> {
                 }
                 let keeper = Keeper::new(plan, settings, known);
                 let live = Live { received, begun: None, keeper };
-                self.forward(reader, &mut body, &response, live, outgoing).await?
+                self.forward(reply, &response, live, outgoing).await?
             }
         };
         Ok(Received { reusable, keep_alive, married, upgrade })
     }
 
-    async fn read_head(&self, reader: &mut Reader) -> Result<ResponseHead, Failure> {
-        let mut heads = HeadReader::new();
+    async fn read_head(&self, reply: &mut Reply<'_>) -> Result<AnswerHead, Failure> {
         loop {
-            if !reader.buf.is_empty() {
+            if reply.has_begun() {
                 self.progress.heard.store(true, Ordering::Relaxed);
-            }
-            let head = heads
-                .response(&mut reader.buf, &self.ctx.settings.rules)
-                .map_err(|error| Failure::response_head(&error))?;
-            if let Some(head) = head {
-                return Ok(head);
-            }
-            match self.fill(reader).await {
-                Ok(1..) => {}
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(Failure::BadResponse(error.to_string()));
+                if let Some(head) = reply.head(&self.ctx.settings.rules)? {
+                    return Ok(head);
                 }
-                Ok(0) | Err(_) if reader.buf.is_empty() => return Err(Failure::ServerClosed),
-                Ok(0) => {
-                    return Err(Failure::BadResponse(
-                        "server closed the connection within the head of its response".into(),
-                    ));
-                }
-                Err(error) => return Err(connection_failed(&error)),
             }
+            self.fill(reply).await?;
         }
     }
 
     /// Waits for more from the server, but not longer than a connection may be silent.
-    async fn fill(&self, reader: &mut Reader) -> io::Result<usize> {
+    async fn fill(&self, reply: &mut Reply<'_>) -> Result<(), Failure> {
         let silence = self.ctx.settings.idle_timeout;
         loop {
             // Before it has the whole request it has no reason to speak.
             let may_speak = self.progress.sent.load(Ordering::Relaxed);
-            match reader.fill_within(silence).await {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut && may_speak => {
-                    let text =
-                        format!("server sent nothing for {} s (tcp_timeout)", silence.as_secs());
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            match reply.fill(silence).await? {
+                Filled::More => return Ok(()),
+                Filled::Silence if may_speak => {
+                    let seconds = silence.as_secs();
+                    return Err(Failure::BadResponse(format!(
+                        "server sent nothing for {seconds} s (tcp_timeout)"
+                    )));
                 }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                read => return read,
+                Filled::Silence => {}
             }
         }
     }
@@ -240,15 +226,14 @@ impl<'a> Answer<'a> {
     /// Reads the whole body into the response. Returns what was read if it is too long to be held.
     async fn hold(
         &self,
-        reader: &mut Reader,
-        body: &mut BodyReader,
+        reply: &mut Reply<'_>,
         response: &Shared<Response>,
         known: Option<u64>,
     ) -> Result<Option<Body>, Failure> {
         let settings = &self.ctx.settings;
         let mut arriving = Arriving::new(response, Keeper::new(Plan::Hold, settings, known));
         let trailers = loop {
-            match body.next(reader).map_err(|error| Failure::response_body(&error))? {
+            match reply.next()? {
                 Some(Next::End { trailers, .. }) => break trailers,
                 Some(Next::Piece(piece)) => {
                     arriving.keep(&piece).await;
@@ -261,9 +246,7 @@ impl<'a> Answer<'a> {
                         return Ok(Some(arriving.finish()));
                     }
                 }
-                None => {
-                    self.fill(reader).await.map_err(|error| connection_failed(&error))?;
-                }
+                None => self.fill(reply).await?,
             }
         };
         let stored = arriving.flushed().await;
@@ -300,8 +283,7 @@ impl<'a> Answer<'a> {
     /// Sends a response as it comes.
     async fn forward<O: Outgoing>(
         &self,
-        reader: &mut Reader,
-        body: &mut BodyReader,
+        reply: &mut Reply<'_>,
         response: &Shared<Response>,
         live: Live,
         outgoing: &mut O,
@@ -319,11 +301,11 @@ impl<'a> Answer<'a> {
             arriving.is_transform(),
             self.recipient(),
         );
+        let writer = if reply.is_http1() { writer } else { writer.reframing() };
         self.progress.answered.store(true, Ordering::Relaxed);
         outgoing.head(&head, writer, delimited);
-        let parts = (received, begun);
         let (last, wire, trailers) =
-            self.forward_body(reader, body, parts, &mut arriving, outgoing).await?;
+            self.forward_body(reply, begun, &mut arriving, outgoing).await?;
         let kept = arriving.finish();
         response.update(|response| {
             response.body = kept;
@@ -344,9 +326,8 @@ impl<'a> Answer<'a> {
     /// Sends the pieces of a body. With listeners the last one is kept back, and returned with the end.
     async fn forward_body<O: Outgoing>(
         &self,
-        reader: &mut Reader,
-        body: &mut BodyReader,
-        (received, begun): (Framing, Option<Body>),
+        reply: &mut Reply<'_>,
+        begun: Option<Body>,
         keeper: &mut Keeper,
         outgoing: &mut O,
     ) -> Result<(Option<Piece>, Bytes, Option<mitm_flow::Headers>), Failure> {
@@ -362,11 +343,10 @@ impl<'a> Answer<'a> {
         }
         let mut last = None;
         loop {
-            let next = body.next(reader).map_err(|error| Failure::response_body(&error))?;
-            match next {
+            match reply.next()? {
                 None => {
                     outgoing.flush().await?;
-                    self.fill(reader).await.map_err(|error| connection_failed(&error))?;
+                    self.fill(reply).await?;
                 }
                 Some(Next::Piece(piece)) => {
                     if limit.is_some_and(|limit| keeper.exceeds(limit, &piece)) {
@@ -381,7 +361,7 @@ impl<'a> Answer<'a> {
                         continue;
                     }
                     keeper.keep(&piece).await;
-                    if listened && body.is_complete(received) {
+                    if listened && reply.is_complete() {
                         last = Some(piece);
                     } else {
                         outgoing.piece(&piece).await?;
@@ -407,10 +387,6 @@ impl<'a> Answer<'a> {
     fn keeps_alive(&self, head: &Response, delimited: bool) -> bool {
         self.asked.stays && delimited && http1::keep_alive(&head.http_version, &head.headers)
     }
-}
-
-fn connection_failed(error: &io::Error) -> Failure {
-    Failure::BadResponse(format!("server connection failed: {error}"))
 }
 
 /// A body on its way.
