@@ -283,7 +283,7 @@ fn write_temporary(path: &Path, content: &[u8], access: Access) -> io::Result<Pa
 }
 
 /// The 4096-bit group of RFC 3526 §5, generator 2.
-const DHPARAM: &str = include_str!("dhparam.pem");
+pub(crate) const DHPARAM: &str = include_str!("dhparam.pem");
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
-//! [`Downstream`]: server configurations towards clients.
+//! [`Downstream`]: server configurations towards clients, of either library.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
@@ -14,7 +14,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::{keylog::key_log, options::TlsOptions, store::Leaf, upstream::TlsSetupError};
+use crate::{
+    keylog::key_log,
+    options::{Profile, TlsOptions},
+    ossl::{OpensslAcceptor, Server},
+    store::Leaf,
+    upstream::TlsSetupError,
+};
 
 /// Sessions that are kept for clients without tickets.
 const SESSIONS: usize = 1024;
@@ -23,14 +29,38 @@ const SESSIONS: usize = 1024;
 ///
 /// There is one for each authority and set of options: what a ticket resumes must have been set up
 /// under the same rules.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Downstream {
     template: ServerConfig,
+    /// Whether the options leave rustls something to speak.
+    serves: bool,
+    openssl: Server,
 }
 
 impl Downstream {
+    /// Sets up configurations. OpenSSL is left alone until a client, or what the options say, needs it.
     pub fn new(options: &TlsOptions) -> Result<Self, TlsSetupError> {
-        let profile = options.profile().map_err(TlsSetupError::Unsupported)?;
+        Self::with_dhparam(options, None)
+    }
+
+    /// As [`new`](Self::new), with a PEM file of Diffie-Hellman parameters for the clients that use them. One
+    /// that cannot be used is reported when it is needed, and replaced.
+    pub fn with_dhparam(
+        options: &TlsOptions,
+        dhparam: Option<PathBuf>,
+    ) -> Result<Self, TlsSetupError> {
+        let openssl = Server::new(options, dhparam);
+        let (profile, serves) = if let Ok(profile) = options.profile() {
+            (profile, true)
+        } else {
+            openssl.check().map_err(TlsSetupError::Unsupported)?;
+            let default = TlsOptions::new(options.side);
+            (default.profile().map_err(TlsSetupError::Unsupported)?, false)
+        };
+        Ok(Self { template: Self::template(options, profile)?, serves, openssl })
+    }
+
+    fn template(options: &TlsOptions, profile: Profile) -> Result<ServerConfig, TlsSetupError> {
         let algorithms = profile.provider.signature_verification_algorithms;
         let verifier: Arc<dyn ClientCertVerifier> = if options.request_client_cert {
             Arc::new(AnyClientCert { algorithms })
@@ -45,21 +75,32 @@ impl Downstream {
         template.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         template.key_log = key_log();
         template.max_early_data_size = 0;
-        Ok(Self { template })
+        Ok(template)
     }
 
     /// Returns the configuration for one connection: this certificate, and this protocol or none.
     /// Cheap. `alpn` must be one the client offers, as [`choose_alpn`](crate::choose_alpn) makes
-    /// sure; the handshake fails otherwise.
+    /// sure; the handshake fails otherwise. If the options leave rustls nothing to speak, it refuses everybody.
     pub fn config(&self, leaf: &Leaf, alpn: Option<&[u8]>) -> Arc<ServerConfig> {
         let mut config = self.template.clone();
-        config.cert_resolver = Arc::new(OneCert(Arc::clone(&leaf.certified_key)));
+        if self.serves {
+            config.cert_resolver = Arc::new(OneCert(Arc::clone(&leaf.certified_key)));
+        }
         config.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
         Arc::new(config)
     }
+
+    /// As [`config`](Self::config), for a client that is for OpenSSL.
+    pub fn openssl(
+        &self,
+        leaf: &Arc<Leaf>,
+        alpn: Option<&[u8]>,
+    ) -> Result<OpensslAcceptor, TlsSetupError> {
+        self.openssl.acceptor(leaf, alpn).map_err(TlsSetupError::Unsupported)
+    }
 }
 
-/// Stands in the template, which no connection uses.
+/// Stands in the template, and refuses where it is used as it is.
 #[derive(Debug)]
 struct NoCert;
 

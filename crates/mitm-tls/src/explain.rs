@@ -5,7 +5,7 @@ use std::io;
 use data_encoding::HEXLOWER;
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
 
-use crate::verify::VerifyFailure;
+use crate::{ossl::OpensslFailure, verify::VerifyFailure};
 
 /// How loudly a failure is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub struct ClientFailure {
 ///
 /// `host` is the name that was asked for, or the address.
 pub fn describe_server_error(error: &io::Error, host: &str) -> String {
+    if let Some(failure) = OpensslFailure::find(error) {
+        return describe_server_openssl_failure(failure, host);
+    }
     match tls_error(error) {
         Some(error) => describe_server_tls_error(error, host),
         None if is_close(error.kind()) => "connection closed".into(),
@@ -35,23 +38,17 @@ pub fn describe_server_error(error: &io::Error, host: &str) -> String {
 /// As [`describe_server_error`], for an error that did not come through a stream.
 pub fn describe_server_tls_error(error: &Error, host: &str) -> String {
     if let Some(failure) = VerifyFailure::find(error) {
-        return format!(
-            "{failure}. The certificate of {host} is not trusted: give the authority to trust with \
-             ssl_verify_upstream_trusted_ca, or turn verification off with ssl_insecure."
-        );
+        return untrusted(failure, host);
     }
     match error {
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-        ) => "The remote server does not speak TLS.".into(),
+        ) => NOT_TLS.into(),
         Error::AlertReceived(AlertDescription::ProtocolVersion)
         | Error::PeerIncompatible(
             PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
-        ) => format!(
-            "The proxy and {host} have no TLS version in common. The option tls_version_server_min \
-             is what sets the lowest."
-        ),
+        ) => no_version_with(host),
         Error::AlertReceived(alert) => {
             format!("{host} refused the TLS handshake: {}", words(*alert))
         }
@@ -59,10 +56,45 @@ pub fn describe_server_tls_error(error: &Error, host: &str) -> String {
     }
 }
 
+fn describe_server_openssl_failure(failure: &OpensslFailure, host: &str) -> String {
+    match failure {
+        OpensslFailure::Verify(failure) => untrusted(failure, host),
+        OpensslFailure::NotTls => NOT_TLS.into(),
+        OpensslFailure::Version | OpensslFailure::Alert(PROTOCOL_VERSION) => no_version_with(host),
+        OpensslFailure::Alert(alert) => {
+            format!("{host} refused the TLS handshake: {}", words(AlertDescription::from(*alert)))
+        }
+        OpensslFailure::LegacyRenegotiation => format!(
+            "{host} does not support secure renegotiation. The option ssl_insecure admits such servers."
+        ),
+        other => format!("TLS handshake with {host} failed: {other}"),
+    }
+}
+
+const NOT_TLS: &str = "The remote server does not speak TLS.";
+const PROTOCOL_VERSION: u8 = 70;
+
+fn untrusted(failure: &VerifyFailure, host: &str) -> String {
+    format!(
+        "{failure}. The certificate of {host} is not trusted: give the authority to trust with \
+         ssl_verify_upstream_trusted_ca, or turn verification off with ssl_insecure."
+    )
+}
+
+fn no_version_with(host: &str) -> String {
+    format!(
+        "The proxy and {host} have no TLS version in common. The option tls_version_server_min \
+         is what sets the lowest."
+    )
+}
+
 /// Describes why the handshake with a client failed, for the log.
 ///
 /// `host` is the name the client asked for, or the address of the server.
 pub fn describe_client_error(error: &io::Error, host: &str) -> ClientFailure {
+    if let Some(failure) = OpensslFailure::find(error) {
+        return describe_client_openssl_failure(failure, host);
+    }
     match tls_error(error) {
         Some(error) => describe_client_tls_error(error, host),
         None if is_close(error.kind()) => ClientFailure {
@@ -83,11 +115,7 @@ pub fn describe_client_tls_error(error: &Error, host: &str) -> ClientFailure {
             alert @ (AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown),
-        ) => format!(
-            "Client TLS handshake failed. The client does not trust the proxy's certificate for \
-             {host} ({}).",
-            words(*alert)
-        ),
+        ) => distrusted(*alert, host),
         Error::AlertReceived(AlertDescription::ProtocolVersion)
         | Error::PeerIncompatible(
             PeerIncompatible::Tls12NotOffered
@@ -96,14 +124,43 @@ pub fn describe_client_tls_error(error: &Error, host: &str) -> ClientFailure {
             // What clients from before TLS 1.2 do not send; rustls looks for it first.
             | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::Tls13RequiredForQuic,
-        ) => {
-            "Client TLS handshake failed. The client and the proxy have no TLS version in common. \
-              The option tls_version_client_min is what sets the lowest."
+        ) => NO_VERSION_WITH_CLIENT.into(),
+        other => return unclear(host, &other.to_string()),
+    };
+    ClientFailure { severity: Severity::Warn, message }
+}
+
+fn describe_client_openssl_failure(failure: &OpensslFailure, host: &str) -> ClientFailure {
+    let message = match failure {
+        // Unknown authority, bad certificate, certificate unknown.
+        OpensslFailure::Alert(alert @ (48 | 42 | 46)) => {
+            distrusted(AlertDescription::from(*alert), host)
+        }
+        OpensslFailure::Version | OpensslFailure::Alert(PROTOCOL_VERSION) => {
+            NO_VERSION_WITH_CLIENT.into()
+        }
+        OpensslFailure::Cipher => {
+            "Client TLS handshake failed. The client and the proxy have no cipher in common. The \
+             option ciphers_client is what names them."
                 .into()
+        }
+        OpensslFailure::Alert(alert) => {
+            return unclear(host, &words(AlertDescription::from(*alert)));
         }
         other => return unclear(host, &other.to_string()),
     };
     ClientFailure { severity: Severity::Warn, message }
+}
+
+const NO_VERSION_WITH_CLIENT: &str = "Client TLS handshake failed. The client and the proxy have no \
+    TLS version in common. The option tls_version_client_min is what sets the lowest.";
+
+fn distrusted(alert: AlertDescription, host: &str) -> String {
+    format!(
+        "Client TLS handshake failed. The client does not trust the proxy's certificate for {host} \
+         ({}).",
+        words(alert)
+    )
 }
 
 /// Describes bytes that could not be read as a `ClientHello`.

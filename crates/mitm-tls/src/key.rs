@@ -1,6 +1,9 @@
 //! [`KeyPair`]: a private key that signs certificates and handshakes.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use aws_lc_rs::{
     digest,
@@ -12,6 +15,10 @@ use aws_lc_rs::{
         ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
         RSA_PKCS1_SHA256, RsaKeyPair,
     },
+};
+use openssl::{
+    error::ErrorStack,
+    pkey::{PKey, Private},
 };
 use rustls::sign::SigningKey;
 use rustls_pki_types::PrivateKeyDer;
@@ -47,12 +54,14 @@ enum Signer {
     Ed25519(Ed25519KeyPair),
 }
 
-/// A private key, its public half, and the same key as rustls wants it.
+/// A private key, its public half, and the same key as the TLS libraries want it.
 pub(crate) struct KeyPair {
     signer: Signer,
     der: PrivateKeyDer<'static>,
     spki: Vec<u8>,
     handshake: Arc<dyn SigningKey>,
+    /// Made when the first handshake needs it.
+    openssl: OnceLock<PKey<Private>>,
 }
 
 impl KeyPair {
@@ -82,7 +91,7 @@ impl KeyPair {
         let spki = signer.spki().ok_or(KeyError::Crypto)?;
         let handshake = rustls::crypto::aws_lc_rs::sign::any_supported_type(der)
             .map_err(|_| KeyError::Unsupported)?;
-        Ok(Self { signer, der: der.clone_key(), spki, handshake })
+        Ok(Self { signer, der: der.clone_key(), spki, handshake, openssl: OnceLock::new() })
     }
 
     /// Signs a certificate or a revocation list.
@@ -147,6 +156,18 @@ impl KeyPair {
     /// The key as rustls signs handshakes with it.
     pub(crate) fn handshake(&self) -> &Arc<dyn SigningKey> {
         &self.handshake
+    }
+
+    /// The key as OpenSSL signs handshakes with it.
+    pub(crate) fn openssl(&self) -> Result<&PKey<Private>, ErrorStack> {
+        if let Some(key) = self.openssl.get() {
+            return Ok(key);
+        }
+        let key = match &self.der {
+            PrivateKeyDer::Pkcs8(der) => PKey::private_key_from_pkcs8(der.secret_pkcs8_der())?,
+            der => PKey::private_key_from_der(der.secret_der())?,
+        };
+        Ok(self.openssl.get_or_init(|| key))
     }
 
     /// The key as PKCS#8.

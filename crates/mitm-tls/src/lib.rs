@@ -1,17 +1,17 @@
-//! TLS for a proxy in the middle: the certificate authority, leaf certificates, key logs, and rustls
-//! configurations for both sides.
+//! TLS for a proxy in the middle: the certificate authority, leaf certificates, key logs, and
+//! configurations for both sides: of rustls, and of OpenSSL for peers that rustls leaves out.
 //!
 //! 1. [`CertificateAuthority`] is loaded or made; [`CertStore`] stands on it.
-//! 2. Of a client's hello, [`backend_for`] tells whether rustls can answer it and with which kind of
+//! 2. Of a client's hello, [`backend_for`] tells which library can answer it and with which kind of
 //!    key. (Reading it is the codec's business.)
 //! 3. [`choose_alpn`] picks the one protocol to agree on, [`names_for_leaf`] the names of the
 //!    certificate, [`CertStore::get`] the certificate, and [`Downstream`] makes the configuration.
-//! 4. Towards servers, [`Upstream`] makes the configuration, with verification, client certificate
-//!    and sessions to resume.
+//! 4. Towards servers, [`Upstream`] chooses the library and makes the configuration, with verification,
+//!    client certificate and sessions to resume.
 //! 5. [`client_facts`] and [`server_facts`] read from a finished connection what flows record, and
 //!    [`describe_server_error`] and [`describe_client_error`] put failures into words.
 //!
-//! No sockets here: whoever owns the connection drives rustls with what this crate makes.
+//! No sockets here: whoever owns the connection drives the library with what this crate makes.
 
 mod alpn;
 mod backend;
@@ -25,6 +25,7 @@ mod key;
 mod keylog;
 mod names;
 mod options;
+mod ossl;
 mod p12;
 mod pem;
 mod store;
@@ -40,17 +41,18 @@ pub use explain::{
     ClientFailure, Severity, describe_bad_hello, describe_client_error, describe_client_tls_error,
     describe_server_error, describe_server_tls_error,
 };
-pub use facts::{client_facts, server_facts};
+pub use facts::{client_facts, openssl_client_facts, openssl_server_facts, server_facts};
 pub use key::KeyError;
 pub use keylog::{KeyLogFile, key_log};
 pub use names::{LeafName, UpstreamFacts, asterisk_forms, is_valid_host, names_for_leaf};
 pub use options::{Side, TlsOptionError, TlsOptions, VersionLimit};
+pub use ossl::{OpensslAcceptor, OpensslConnector, OpensslFailure, OpensslStream};
 pub use pem::PemError;
 pub use store::{
     CertStore, CustomCertError, KeyKind, Leaf, LeafRequest, StoreError, parse_cert_spec,
 };
 pub use suites::cipher_name;
 pub use upstream::{
-    TlsSetupError, Upstream, UpstreamConfig, UpstreamKey, Verification, server_name,
+    TlsSetupError, Upstream, UpstreamChoice, UpstreamConfig, UpstreamKey, Verification, server_name,
 };
 pub use verify::VerifyFailure;

@@ -3,9 +3,12 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use rustls::{CipherSuite, NamedGroup, SupportedProtocolVersion, crypto::CryptoProvider, version};
+use rustls::{CipherSuite, SupportedProtocolVersion, crypto::CryptoProvider, version};
 
-use crate::suites::{self, CURVES, SUITES};
+use crate::{
+    ossl,
+    suites::{self, CURVES, CURVES_OF_TLS13, SUITES},
+};
 
 /// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,8 +85,8 @@ pub struct TlsOptions {
     pub side: Side,
     pub min: VersionLimit,
     pub max: VersionLimit,
-    /// `ciphers_*`, split at colons.
-    ciphers: Option<Vec<String>>,
+    /// `ciphers_*`, in OpenSSL's syntax.
+    ciphers: Option<String>,
     /// `tls_ecdh_curve_*`, one of the known names.
     curve: Option<&'static str>,
     /// Ask clients for a certificate; any is taken, and none.
@@ -91,7 +94,7 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// The defaults: TLS 1.2 and up, everything rustls has.
+    /// The defaults: TLS 1.2 and up, everything rustls has, and behind it what OpenSSL adds.
     pub fn new(side: Side) -> Self {
         Self {
             side,
@@ -111,8 +114,7 @@ impl TlsOptions {
     /// Takes the value of `ciphers_client` or `ciphers_server`.
     #[must_use]
     pub fn with_ciphers(self, ciphers: Option<&str>) -> Self {
-        let ciphers = ciphers
-            .map(|list| list.split(':').map(|name| name.trim().to_owned()).collect::<Vec<_>>());
+        let ciphers = ciphers.map(str::trim).filter(|list| !list.is_empty()).map(str::to_owned);
         Self { ciphers, ..self }
     }
 
@@ -132,25 +134,64 @@ impl TlsOptions {
         Self { request_client_cert, ..self }
     }
 
-    /// Returns what the user should know: limits that rustls does not reach down to.
+    /// Returns what the user should know: that the options leave nothing, or ask for versions that nothing here
+    /// speaks.
     pub fn warnings(&self) -> Vec<String> {
-        let side = self.side.as_str();
-        let mut warnings = Vec::new();
-        if self.min != VersionLimit::Unbounded && self.min < VersionLimit::Tls1_2 {
-            warnings.push(format!(
-                "tls_version_{side}_min is set to {}, but TLS 1.2 is the lowest version supported.",
-                self.min
-            ));
+        let rustls = self.profile();
+        let old = self.min != VersionLimit::Unbounded && self.min < VersionLimit::Tls1_2;
+        if rustls.is_ok() && !old {
+            return Vec::new();
         }
-        if let Err(reason) = self.profile() {
-            warnings.push(format!("No TLS connections are possible: {reason}."));
+        match ossl::offer(self) {
+            Err(reason) if rustls.is_err() => {
+                vec![format!("No TLS connections are possible: {reason}.")]
+            }
+            Err(reason) => vec![format!("No old versions of TLS are possible: {reason}.")],
+            Ok(_) => Vec::new(),
         }
-        warnings
+    }
+
+    pub(crate) fn cipher_string(&self) -> Option<&str> {
+        self.ciphers.as_deref()
+    }
+
+    pub(crate) fn curve(&self) -> Option<&'static str> {
+        self.curve
+    }
+
+    /// Whether connections to servers are for OpenSSL from the start: rustls would not offer what was asked
+    /// for.
+    pub(crate) fn ask_for_openssl(&self) -> bool {
+        self.min < VersionLimit::Tls1_2
+            || self.profile().is_err()
+            || self.ciphers.is_some() && !self.rustls_has_all_ciphers()
+    }
+
+    fn rustls_has_all_ciphers(&self) -> bool {
+        ossl::offer(self).is_ok_and(|offer| {
+            offer
+                .suites
+                .iter()
+                .all(|suite| SUITES.iter().any(|known| u16::from(known.suite()) == suite.number))
+        })
     }
 
     /// Whether a version is within the limits.
     pub(crate) fn allows(&self, limit: VersionLimit) -> bool {
-        self.min <= limit && (self.max == VersionLimit::Unbounded || limit <= self.max)
+        let max = self.max();
+        self.min <= limit && (max == VersionLimit::Unbounded || limit <= max)
+    }
+
+    /// The highest version: not TLS 1.3 with a curve that it left behind, unless nothing else is allowed.
+    pub(crate) fn max(&self) -> VersionLimit {
+        let goes_on = self.curve.is_none_or(|curve| CURVES_OF_TLS13.contains(&curve));
+        if goes_on || self.min == VersionLimit::Tls1_3 {
+            return self.max;
+        }
+        match self.max {
+            VersionLimit::Unbounded | VersionLimit::Tls1_3 => VersionLimit::Tls1_2,
+            max => max,
+        }
     }
 
     /// Works out what rustls is to be configured with, or why it cannot be.
@@ -176,7 +217,7 @@ impl TlsOptions {
         }
         if versions.is_empty() {
             return Err(format!(
-                "ciphers_{side} names no cipher that is supported for TLS 1.2, and \
+                "ciphers_{side} names no cipher that rustls has for TLS 1.2, and \
                  tls_version_{side}_max excludes TLS 1.3"
             ));
         }
@@ -189,32 +230,22 @@ impl TlsOptions {
                 Some(group.ok_or_else(unsupported)?)
             }
         };
-        Ok(Profile {
-            provider: Arc::new(suites::provider(tls12.as_deref(), group)),
-            versions,
-            group,
-        })
+        Ok(Profile { provider: Arc::new(suites::provider(tls12.as_deref(), group)), versions })
     }
 
     /// The TLS 1.2 suites of `ciphers_*` that rustls has; `None` if the option is not set.
     fn tls12_suites(&self) -> Result<Option<Vec<CipherSuite>>, String> {
-        let Some(names) = &self.ciphers else { return Ok(None) };
-        let mut wanted = Vec::new();
-        for name in names.iter().filter(|name| !name.is_empty()) {
-            let Some(number) = suites::suite_by_name(name) else {
-                return Err(format!(
-                    "ciphers_{} holds '{name}', and only lists of cipher names are supported",
-                    self.side.as_str()
-                ));
-            };
-            let suite = CipherSuite::from(number);
-            let known =
-                SUITES.iter().any(|known| known.tls13().is_none() && known.suite() == suite);
-            if known && !wanted.contains(&suite) {
-                wanted.push(suite);
-            }
+        let Some(list) = &self.ciphers else { return Ok(None) };
+        let side = self.side.as_str();
+        if ["@SECLEVEL=3", "@SECLEVEL=4", "@SECLEVEL=5"].iter().any(|level| list.contains(level)) {
+            return Err(format!("ciphers_{side} asks for a security level that rustls has not"));
         }
-        Ok(Some(wanted))
+        let offer = ossl::offer(self)?;
+        let wanted = offer.suites.iter().filter_map(|wanted| {
+            let known = SUITES.iter().find(|known| u16::from(known.suite()) == wanted.number)?;
+            known.tls13().is_none().then(|| known.suite())
+        });
+        Ok(Some(wanted.collect()))
     }
 }
 
@@ -223,7 +254,6 @@ impl TlsOptions {
 pub(crate) struct Profile {
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) versions: Vec<&'static SupportedProtocolVersion>,
-    pub(crate) group: Option<NamedGroup>,
 }
 
 fn version_names() -> String {
@@ -261,17 +291,25 @@ mod tests {
         }
         let options = TlsOptions::new(Side::Server).with_versions(Tls1, Tls1_1);
         assert!(options.profile().unwrap_err().contains("tls_version_server_max TLS1_1"));
-        assert_eq!(options.warnings().len(), 2);
+        assert!(options.warnings().is_empty() && options.ask_for_openssl());
+        let warnings =
+            TlsOptions::new(Side::Server).with_versions(Tls1_3, Tls1_2).warnings().concat();
+        assert!(warnings.contains("tls_version_server_max TLS1_2"), "{warnings}");
     }
 
     #[test]
-    fn cipher_lists_are_names() {
+    fn cipher_lists_are_in_openssl_syntax() {
         let options = |list| TlsOptions::new(Side::Client).with_ciphers(Some(list));
         let profile = options("AES128-SHA:ECDHE-RSA-AES256-GCM-SHA384").profile().unwrap();
         assert_eq!(profile.provider.cipher_suites.len(), 4);
         assert_eq!(options("AES128-SHA").profile().unwrap().versions.len(), 1);
-        let error = options("HIGH:!aNULL").profile().unwrap_err();
-        assert!(error.contains("ciphers_client") && error.contains("HIGH"), "{error}");
+        let profile = options("HIGH:!aNULL:!ECDSA").profile().unwrap();
+        assert_eq!(profile.provider.cipher_suites.len(), 6);
+        let error = options("NONSENSE").profile().unwrap_err();
+        assert!(error.contains("ciphers_client") && error.contains("NONSENSE"), "{error}");
+        assert!(options("ECDHE+AESGCM:@SECLEVEL=3").profile().is_err());
+        assert!(options("AES128-SHA").ask_for_openssl());
+        assert!(!options("ECDHE-RSA-AES256-GCM-SHA384").ask_for_openssl());
     }
 
     #[test]

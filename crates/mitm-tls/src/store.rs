@@ -19,7 +19,7 @@ use std::{
 use mitm_flow::Cert;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
@@ -69,6 +69,7 @@ pub struct Leaf {
     pub cert: Cert,
     /// What follows the certificate in the handshake.
     pub chain: Vec<Cert>,
+    pub(crate) key: Arc<KeyPair>,
     not_after: i64,
 }
 
@@ -99,7 +100,7 @@ pub enum CustomCertError {
 struct Custom {
     cert: Cert,
     chain: Vec<Cert>,
-    key: Arc<dyn SigningKey>,
+    key: Arc<KeyPair>,
 }
 
 /// Key and certificates of whoever signs leaves.
@@ -115,8 +116,8 @@ pub struct CertStore {
     custom: HashMap<String, Arc<Custom>>,
     warnings: Vec<String>,
     issuer: Option<Issuer>,
-    ecdsa: KeyPair,
-    rsa: OnceLock<KeyPair>,
+    ecdsa: Arc<KeyPair>,
+    rsa: OnceLock<Arc<KeyPair>>,
     /// Held while the RSA key is made, so that it is made once.
     rsa_making: Mutex<()>,
     cache: Cache<LeafRequest, Arc<Leaf>>,
@@ -135,7 +136,7 @@ impl CertStore {
             issuer,
             custom: HashMap::new(),
             warnings: Vec::new(),
-            ecdsa: KeyPair::generate_p256()?,
+            ecdsa: Arc::new(KeyPair::generate_p256()?),
             rsa: OnceLock::new(),
             rsa_making: Mutex::new(()),
             cache: Cache::new(CACHED_LEAVES),
@@ -227,7 +228,7 @@ impl CertStore {
         let custom = Arc::new(Custom {
             cert: identity.cert,
             chain: identity.chain,
-            key: Arc::clone(identity.key.handshake()),
+            key: Arc::new(identity.key),
         });
         let facts = UpstreamFacts::of(&custom.cert);
         let own = facts.names.iter().filter_map(LeafName::text).map(|name| name.to_lowercase());
@@ -284,16 +285,16 @@ impl CertStore {
         let authority = (!self.ca.chain().is_empty()).then(|| self.ca.cert());
         let chain = above.into_iter().chain(authority).chain(self.ca.chain());
         let chain = chain.chain(&request.upstream_chain).cloned();
-        Ok(Leaf::new(cert, dedup(chain), Arc::clone(key.handshake()), not_after))
+        Ok(Leaf::new(cert, dedup(chain), Arc::clone(key), not_after))
     }
 
-    fn rsa_key(&self) -> Result<&KeyPair, KeyError> {
+    fn rsa_key(&self) -> Result<&Arc<KeyPair>, KeyError> {
         if let Some(key) = self.rsa.get() {
             return Ok(key);
         }
         let _making = self.rsa_making.lock();
         if self.rsa.get().is_none() {
-            let key = KeyPair::generate_rsa(RSA_LEAF_BITS)?;
+            let key = Arc::new(KeyPair::generate_rsa(RSA_LEAF_BITS)?);
             return Ok(self.rsa.get_or_init(|| key));
         }
         self.rsa.get().ok_or(KeyError::Crypto)
@@ -311,9 +312,10 @@ impl fmt::Debug for CertStore {
 }
 
 impl Leaf {
-    fn new(cert: Cert, chain: Vec<Cert>, key: Arc<dyn SigningKey>, not_after: i64) -> Self {
+    fn new(cert: Cert, chain: Vec<Cert>, key: Arc<KeyPair>, not_after: i64) -> Self {
         let sent = std::iter::once(&cert).chain(&chain).map(pem::rustls_cert).collect();
-        Self { certified_key: Arc::new(CertifiedKey::new(sent, key)), cert, chain, not_after }
+        let certified_key = CertifiedKey::new(sent, Arc::clone(key.handshake()));
+        Self { certified_key: Arc::new(certified_key), cert, chain, key, not_after }
     }
 }
 

@@ -33,6 +33,9 @@ pub(crate) const CURVES: [(&str, Option<NamedGroup>); 9] = [
     ("brainpoolP512r1", None),
 ];
 
+/// Those of them that TLS 1.3 has kept under their numbers.
+pub(crate) const CURVES_OF_TLS13: [&str; 3] = ["secp256r1", "secp384r1", "secp521r1"];
+
 /// OpenSSL's names by the number on the wire.
 const NAMES: [(u16, &str); 64] = [
     (0x0004, "RC4-MD5"),
@@ -109,11 +112,6 @@ pub fn cipher_name(suite: u16) -> Arc<str> {
     }
 }
 
-/// The suite of an OpenSSL name.
-pub(crate) fn suite_by_name(name: &str) -> Option<u16> {
-    NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
-}
-
 /// Makes a provider with these TLS 1.2 suites and all of TLS 1.3 (whose suites are not configured),
 /// and with one group or all of them.
 pub(crate) fn provider(tls12: Option<&[CipherSuite]>, group: Option<NamedGroup>) -> CryptoProvider {
@@ -144,7 +142,6 @@ mod tests {
         assert_eq!(&*cipher_name(0x1301), "TLS_AES_128_GCM_SHA256");
         assert_eq!(&*cipher_name(0xc02f), "ECDHE-RSA-AES128-GCM-SHA256");
         assert_eq!(&*cipher_name(0x0a0a), "0x0A0A");
-        assert_eq!(suite_by_name("AES128-SHA"), Some(0x002f));
         for suite in SUITES {
             assert!(!cipher_name(suite.suite().into()).starts_with("0x"));
         }

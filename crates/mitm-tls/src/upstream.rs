@@ -1,11 +1,15 @@
-//! [`Upstream`]: client configurations towards servers.
+//! [`Upstream`]: client configurations towards servers, of either library.
 //!
 //! Each place a connection may lead to ([`UpstreamKey`]) has its own configuration, and with it its
 //! own sessions to resume: nothing learnt from one server is shown to another.
+//!
+//! OpenSSL is for servers that get a client certificate, which they may ask for at any time, and for options
+//! that rustls does not fulfil. Other servers are met with rustls; one that turns its hello away is worth one
+//! more connection with OpenSSL, which is then remembered.
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -16,12 +20,12 @@ use mitm_flow::connection::{Address, Via};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rustls::{
-    ClientConfig, NamedGroup, SignatureScheme,
+    AlertDescription, ClientConfig, NamedGroup, PeerIncompatible,
     client::{
-        ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue,
-        Tls13ClientSessionValue, danger::ServerCertVerifier,
+        ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+        danger::ServerCertVerifier,
     },
-    sign::CertifiedKey,
+    crypto::CryptoProvider,
 };
 use rustls_pki_types::ServerName;
 
@@ -29,12 +33,16 @@ use crate::{
     keylog::key_log,
     names::{LeafName, is_valid_host},
     options::{Profile, TlsOptions},
-    pem::{self, PemError},
+    ossl::{Client, ClientIdentity, OpensslConnector},
+    pem::PemError,
+    suites,
     verify::{NoVerification, Trust},
 };
 
 const CONFIGURATIONS: usize = 1_000;
 const CLIENT_CERTIFICATES: usize = 256;
+/// Servers that are known to need OpenSSL.
+const REMEMBERED: usize = 10_000;
 /// TLS 1.3 tickets kept per place; each is used once.
 const TICKETS: usize = 8;
 
@@ -112,15 +120,28 @@ pub struct UpstreamConfig {
     pub server_name: ServerName<'static>,
 }
 
+/// Which library meets a server, and with what.
+#[derive(Clone, Debug)]
+pub enum UpstreamChoice {
+    /// A failure that [`Upstream::should_retry`] is one for [`Upstream::fallback`], on a new connection.
+    Rustls(UpstreamConfig),
+    Openssl(OpensslConnector),
+}
+
 /// Makes client configurations, one set of options for all of them.
 pub struct Upstream {
-    profile: Profile,
+    /// `None` where the options ask for OpenSSL.
+    profile: Option<Profile>,
+    openssl: Client,
     verification: Verification,
     client_certs: Option<PathBuf>,
+    passphrase: Option<String>,
     /// Made at the first use: the system's certificates take a while.
     verifier: OnceLock<Arc<dyn ServerCertVerifier>>,
-    identities: Cache<PathBuf, Arc<dyn ResolvesClientCert>>,
-    configs: Cache<(UpstreamKey, Option<PathBuf>), Arc<ClientConfig>>,
+    identities: Cache<PathBuf, Arc<ClientIdentity>>,
+    configs: Cache<UpstreamKey, Arc<ClientConfig>>,
+    /// Servers that rustls failed with.
+    fallen_back: Cache<UpstreamKey, ()>,
 }
 
 impl Upstream {
@@ -131,19 +152,35 @@ impl Upstream {
         verification: Verification,
         client_certs: Option<PathBuf>,
     ) -> Result<Self, TlsSetupError> {
-        let profile = options.profile().map_err(TlsSetupError::Unsupported)?;
+        Self::with_passphrase(options, verification, client_certs, None)
+    }
+
+    /// As [`new`](Self::new), with what opens the keys of client certificates (`cert_passphrase`).
+    pub fn with_passphrase(
+        options: &TlsOptions,
+        verification: Verification,
+        client_certs: Option<PathBuf>,
+        passphrase: Option<&str>,
+    ) -> Result<Self, TlsSetupError> {
+        let profile = if options.ask_for_openssl() { None } else { options.profile().ok() };
         let client_certs = client_certs.map(|path| expand_home(&path));
         if let Some(path) = client_certs.as_ref().filter(|path| !path.exists()) {
             return Err(TlsSetupError::ClientCertMissing(path.clone()));
         }
         let upstream = Self {
             profile,
+            openssl: Client::new(options, verification == Verification::Insecure),
             verification,
             client_certs,
+            passphrase: passphrase.map(str::to_owned),
             verifier: OnceLock::new(),
             identities: Cache::new(CLIENT_CERTIFICATES),
             configs: Cache::new(CONFIGURATIONS),
+            fallen_back: Cache::new(REMEMBERED),
         };
+        if upstream.profile.is_none() {
+            upstream.openssl.check().map_err(TlsSetupError::Unsupported)?;
+        }
         if upstream.verification != Verification::Roots {
             upstream.verifier()?;
         }
@@ -153,14 +190,67 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Returns what to connect with. The first call of all may read the system's certificates.
+    /// Chooses the library to meet a server with. The first call of all may read the system's certificates.
+    pub fn choose(&self, key: &UpstreamKey) -> Result<UpstreamChoice, TlsSetupError> {
+        let is_for_openssl = self.profile.is_none()
+            || self.fallen_back.get(key).is_some()
+            || self.client_cert_path(key.host()).is_some();
+        if is_for_openssl {
+            self.fallback(key).map(UpstreamChoice::Openssl)
+        } else {
+            self.config(key).map(UpstreamChoice::Rustls)
+        }
+    }
+
+    /// Returns what rustls meets a server with, whatever [`choose`](Self::choose) says.
     pub fn config(&self, key: &UpstreamKey) -> Result<UpstreamConfig, TlsSetupError> {
         let server_name = server_name(key.host())?;
-        let cert = self.client_cert_path(key.host());
-        let config = self
-            .configs
-            .get_or_insert_with(&(key.clone(), cert.clone()), || self.make(key, cert.as_deref()))?;
+        let profile = self.profile.as_ref().ok_or_else(|| {
+            TlsSetupError::Unsupported("the options leave rustls nothing to speak".into())
+        })?;
+        let config = self.configs.get_or_insert_with(key, || self.make(profile, key))?;
         Ok(UpstreamConfig { config, server_name })
+    }
+
+    /// Returns what to meet a server with that turned rustls away.
+    pub fn fallback(&self, key: &UpstreamKey) -> Result<OpensslConnector, TlsSetupError> {
+        let identity =
+            self.client_cert_path(key.host()).map(|path| self.identity(&path)).transpose()?;
+        self.openssl
+            .connector(self.verifier()?, identity, server_name(key.host())?, &key.alpn)
+            .map_err(TlsSetupError::Unsupported)
+    }
+
+    /// Remembers that a server is for OpenSSL: the fallback succeeded.
+    pub fn remember_fallback(&self, key: &UpstreamKey) {
+        self.fallen_back.insert(key.clone(), ());
+    }
+
+    /// True if a handshake of rustls failed in a way that says that the server found nothing it could use in
+    /// the hello.
+    pub fn should_retry(error: &io::Error) -> bool {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(alert)) => matches!(
+                alert,
+                AlertDescription::HandshakeFailure
+                    | AlertDescription::ProtocolVersion
+                    | AlertDescription::InsufficientSecurity
+            ),
+            // OpenSSL is held to the same lowest version.
+            Some(rustls::Error::PeerIncompatible(reason)) => !matches!(
+                reason,
+                PeerIncompatible::ServerDoesNotSupportTls12Or13
+                    | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            ),
+            Some(_) => false,
+            None => matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            ),
+        }
     }
 
     /// Returns the file with the client certificate for a host, if there is one.
@@ -176,17 +266,14 @@ impl Upstream {
 
     fn make(
         &self,
+        profile: &Profile,
         key: &UpstreamKey,
-        cert: Option<&Path>,
     ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.profile.provider))
-            .with_protocol_versions(&self.profile.versions)?
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&profile.provider))
+            .with_protocol_versions(&profile.versions)?
             .dangerous()
-            .with_custom_certificate_verifier(self.verifier()?);
-        let mut config = match cert {
-            Some(path) => builder.with_client_cert_resolver(self.identity(path)?),
-            None => builder.with_no_client_auth(),
-        };
+            .with_custom_certificate_verifier(self.verifier()?)
+            .with_no_client_auth();
         config.alpn_protocols = key.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         config.resumption = Resumption::store(Arc::new(Sessions::default()));
         config.enable_early_data = false;
@@ -209,22 +296,24 @@ impl Upstream {
         };
         let verifier = match trust {
             None => Arc::new(NoVerification) as Arc<dyn ServerCertVerifier>,
-            Some(trust) => trust.verifier(Arc::clone(&self.profile.provider))?,
+            Some(trust) => trust.verifier(self.provider())?,
         };
         // rustls resumes sessions only under the very same verifier.
         Ok(Arc::clone(self.verifier.get_or_init(|| verifier)))
     }
 
-    fn identity(&self, path: &Path) -> Result<Arc<dyn ResolvesClientCert>, TlsSetupError> {
+    fn provider(&self) -> Arc<CryptoProvider> {
+        match &self.profile {
+            Some(profile) => Arc::clone(&profile.provider),
+            None => Arc::new(suites::provider(None, None)),
+        }
+    }
+
+    fn identity(&self, path: &Path) -> Result<Arc<ClientIdentity>, TlsSetupError> {
         self.identities.get_or_insert_with(&path.to_owned(), || {
-            let identity = pem::read_identity(path, None)
-                .map_err(|source| TlsSetupError::ClientCert { path: path.to_owned(), source })?;
-            let certs = std::iter::once(&identity.cert).chain(&identity.chain);
-            let key = CertifiedKey::new(
-                certs.map(pem::rustls_cert).collect(),
-                Arc::clone(identity.key.handshake()),
-            );
-            Ok(Arc::new(Identity(Arc::new(key))) as Arc<dyn ResolvesClientCert>)
+            ClientIdentity::read(path, self.passphrase.as_deref())
+                .map(Arc::new)
+                .map_err(|source| TlsSetupError::ClientCert { path: path.to_owned(), source })
         })
     }
 }
@@ -253,20 +342,6 @@ pub(crate) fn expand_home(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), std::env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path.to_owned(),
-    }
-}
-
-/// A client certificate, shown to whoever asks for one.
-#[derive(Debug)]
-struct Identity(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for Identity {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
     }
 }
 
@@ -342,10 +417,54 @@ mod tests {
         let options = TlsOptions::new(Side::Server);
         let upstream = Upstream::new(&options, Verification::Insecure, None).unwrap();
         let key = UpstreamKey::new(Address::new("a.example", 443));
-        let first = upstream.config(&key).unwrap().config;
-        assert!(Arc::ptr_eq(&first, &upstream.config(&key).unwrap().config));
+        let config = |key| match upstream.choose(key).unwrap() {
+            UpstreamChoice::Rustls(config) => config.config,
+            UpstreamChoice::Openssl(_) => panic!("not by default"),
+        };
+        let first = config(&key);
+        assert!(Arc::ptr_eq(&first, &config(&key)));
         let other = UpstreamKey::new(Address::new("a.example", 444));
-        assert!(!Arc::ptr_eq(&first, &upstream.config(&other).unwrap().config));
+        assert!(!Arc::ptr_eq(&first, &config(&other)));
+    }
+
+    #[test]
+    fn openssl_is_for_what_options_or_servers_need() {
+        let default = TlsOptions::new(Side::Server);
+        let old = default
+            .clone()
+            .with_versions(crate::VersionLimit::Ssl3, crate::VersionLimit::Unbounded);
+        let exotic = default.clone().with_ciphers(Some("DHE-RSA-AES128-SHA"));
+        let modern = default.clone().with_ciphers(Some("ECDHE+AESGCM"));
+        let curve = default.clone().with_curve(Some("secp521r1")).unwrap();
+        let key = UpstreamKey::new(Address::new("a.example", 443));
+        for (options, openssl) in
+            [(&default, false), (&old, true), (&exotic, true), (&modern, false), (&curve, true)]
+        {
+            let upstream = Upstream::new(options, Verification::Insecure, None).unwrap();
+            let is_openssl = |key| matches!(upstream.choose(key), Ok(UpstreamChoice::Openssl(_)));
+            assert_eq!(is_openssl(&key), openssl, "{options:?}");
+            upstream.remember_fallback(&key);
+            assert!(is_openssl(&key));
+            let other = UpstreamKey::new(Address::new("b.example", 443));
+            assert_eq!(is_openssl(&other), openssl);
+        }
+        let bad = default.with_ciphers(Some("NONSENSE"));
+        let error = Upstream::new(&bad, Verification::Insecure, None).unwrap_err();
+        assert!(error.to_string().contains("ciphers_server 'NONSENSE'"), "{error}");
+    }
+
+    #[test]
+    fn only_refusals_of_the_hello_are_worth_another_try() {
+        let retry = |error| Upstream::should_retry(&io::Error::other(error));
+        for alert in [40, 70, 71] {
+            assert!(retry(rustls::Error::AlertReceived(AlertDescription::from(alert))));
+        }
+        assert!(!retry(rustls::Error::AlertReceived(AlertDescription::UnknownCA)));
+        assert!(!retry(rustls::Error::DecryptError));
+        let old = PeerIncompatible::ServerDoesNotSupportTls12Or13;
+        assert!(!retry(rustls::Error::PeerIncompatible(old)));
+        assert!(Upstream::should_retry(&io::ErrorKind::UnexpectedEof.into()));
+        assert!(!Upstream::should_retry(&io::ErrorKind::TimedOut.into()));
     }
 
     #[test]

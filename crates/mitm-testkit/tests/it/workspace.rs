@@ -16,7 +16,7 @@ const TABLE: &[(u8, &str, &[&str])] = &[
     (1, "flowfile", &["flow"]),
     (1, "tls", &["flow"]),
     (2, "contentviews", &["flow", "codec"]),
-    (2, "proxy", &["flow", "options", "codec", "tls"]),
+    (2, "proxy", &["flow", "options", "codec", "filter", "tls"]),
     (2, "pathod", &["codec", "tls"]),
     (3, "addon", &["proxy", "filter"]),
     (4, "addons", &["addon", "flowfile", "contentviews"]),
@@ -34,6 +34,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("crossterm", &["console"]),
     ("axum", &["web"]),
     ("openssl", &["tls"]),
+    ("openssl-sys", &["tls"]),
 ];
 
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ mod downstream;
 mod hostile;
 mod keylog;
 mod openssl;
+mod ossl;
 mod peer;
 mod store;
 mod support;

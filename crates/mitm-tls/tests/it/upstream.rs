@@ -197,39 +197,6 @@ fn sessions_are_resumed_per_place_and_keep_their_facts() {
 }
 
 #[test]
-fn client_certificates_are_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let own = Server::new(&["client"], |params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    });
-    let text = own.key.serialize_pem() + &own.cert.pem();
-    std::fs::write(dir.path().join("a.example.pem"), &text).unwrap();
-    let options = TlsOptions::new(Side::Server);
-    let server = Server::new(&["a.example"], |_| {});
-    let leaf =
-        mitm_tls::Downstream::new(&TlsOptions::new(Side::Client).with_request_client_cert(true))
-            .unwrap();
-    let file = dir.path().join("a.example.pem");
-    for (certs, host, shown) in [
-        (file.as_path(), "any.example", 1),
-        (dir.path(), "a.example", 1),
-        (dir.path(), "b.example", 0),
-    ] {
-        let upstream =
-            Upstream::new(&options, Verification::Insecure, Some(certs.to_owned())).unwrap();
-        let ours = crate::support::store().get(&crate::support::request(&[host])).unwrap();
-        let pair = connect(&upstream, host, &leaf.config(&ours, None)).unwrap();
-        let facts = mitm_tls::client_facts(&pair.server, None, &[], &[]);
-        assert_eq!(facts.certificate_list.len(), shown, "{host}");
-    }
-    drop(server);
-    let bad = dir.path().join("bad.pem");
-    std::fs::write(&bad, own.cert.pem()).unwrap();
-    let error = Upstream::new(&options, Verification::Insecure, Some(bad)).unwrap_err();
-    assert!(error.to_string().contains("Unable to find private key in"), "{error}");
-}
-
-#[test]
 fn refusals_for_versions_name_the_option() {
     let server = Server::new(&["a.example"], |_| {});
     let options =
