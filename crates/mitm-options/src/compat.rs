@@ -89,7 +89,6 @@ static ROWS: &[Row] = &[
     file("replay_kill_extra", Bool, To::Text("server_replay_extra", kill_extra)),
     both("server_replay_nopop", Bool, Names(&["server_replay_reuse"])),
     both("setheaders", Sequence, Names(&["modify_headers"])),
-    both("spoof_source_address", Bool, Nothing),
     both(
         "ssl_version_client",
         Str,

@@ -153,6 +153,12 @@ pub static CONNECT_ADDR: Maybe = Maybe::new(
     None,
     "Local IP address to connect to servers from. By default the system chooses.",
 );
+pub static SPOOF_SOURCE_ADDRESS: Opt<bool> = Opt::new(
+    "spoof_source_address",
+    false,
+    "Connect to servers from the address of the client. Only on Linux, with root or the capability \
+     CAP_NET_ADMIN, and if answers are routed back to this machine.",
+);
 
 // ---- certificates ----
 
@@ -351,6 +357,7 @@ pub static REGISTER: &[&dyn Declare] = &[
     &SHOW_IGNORED_HOSTS,
     &SPILL_DIR,
     &SPILL_LIMIT,
+    &SPOOF_SOURCE_ADDRESS,
     &SSL_INSECURE,
     &SSL_VERIFY_UPSTREAM_TRUSTED_CA,
     &SSL_VERIFY_UPSTREAM_TRUSTED_CONFDIR,

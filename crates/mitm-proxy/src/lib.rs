@@ -44,6 +44,7 @@ pub use mode::{
     Credentials, Mode, ModeError, ModeKind, ReverseScheme, ReverseTarget, UpstreamProxy,
     UpstreamScheme,
 };
+pub use platform::{SUPPORTS_TRANSPARENT_MODE, can_spoof};
 pub use server::{ListenDefaults, ListenError, Proxy};
 pub use settings::Settings;
 pub use tls::TlsContext;

@@ -1,6 +1,20 @@
-//! What is particular to an operating system.
+//! What is particular to an operating system: limits, addresses, where redirected connections were going, and copying
+//! without a copy.
 
-use std::net::IpAddr;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(target_os = "macos", target_os = "freebsd", test))]
+mod pf;
+pub(crate) mod splice;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use socket2::{SockRef, Socket};
+use tokio::net::{TcpSocket, TcpStream};
+use tracing::debug;
 
 /// Descriptors kept for files, listeners and the runtime.
 const RESERVED: u64 = 64;
@@ -45,12 +59,75 @@ pub(crate) fn is_own_ip(_: IpAddr) -> bool {
     false
 }
 
-/// Returns where a redirected connection was going.
+/// True if the system tells where a redirected connection was going.
+pub const SUPPORTS_TRANSPARENT_MODE: bool = cfg!(any(
+    target_os = "linux",
+    target_os = "macos",
+    target_os = "freebsd",
+    target_os = "openbsd"
+));
+
+/// Returns where a redirected connection was going: what the network's redirection knows of it, see [`linux`] and
+/// [`pf`].
 ///
 /// # Errors
 /// The system does not tell.
-pub(crate) fn original_destination(
-    tcp: &tokio::net::TcpStream,
-) -> std::io::Result<std::net::SocketAddr> {
-    tcp.local_addr()
+pub(crate) async fn original_destination(tcp: &TcpStream) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    return std::future::ready(linux::original_destination(tcp)).await;
+    #[cfg(any(target_os = "macos", target_os = "freebsd"))]
+    return pf::original_destination(tcp).await;
+    // Connections are diverted there: they keep their address, as with TPROXY.
+    #[cfg(target_os = "openbsd")]
+    return std::future::ready(tcp.local_addr()).await;
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "openbsd"
+    )))]
+    {
+        let _ = std::future::ready(tcp).await;
+        Err(io::Error::new(io::ErrorKind::Unsupported, "not supported on this platform"))
+    }
+}
+
+/// Lets a listener accept connections to addresses that are not this machine's, if that is permitted. Redirection works
+/// without, diversion (TPROXY) does not.
+pub(crate) fn accept_foreign(socket: &Socket, family: IpAddr) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = linux::set_transparent(SockRef::from(socket), family) {
+        debug!("TPROXY cannot be used: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, family);
+}
+
+/// Binds a socket that is to be connected to a server to an address that need not be this machine's.
+///
+/// # Errors
+/// It is not permitted, or not supported.
+pub(crate) fn bind_foreign(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        linux::set_transparent(SockRef::from(socket), ip)?;
+        socket.bind(SocketAddr::new(ip, 0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (socket, ip);
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "spoof_source_address is not supported on this platform",
+        ))
+    }
+}
+
+/// Finds out whether [`bind_foreign`] will be permitted.
+///
+/// # Errors
+/// It will not: with the reason.
+pub fn can_spoof() -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    bind_foreign(&socket, Ipv4Addr::UNSPECIFIED.into())
 }

@@ -21,7 +21,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    client, engine::Engine, hooks::Hooks, io::Io, mode::Mode, platform, settings::Settings,
+    client,
+    engine::Engine,
+    hooks::Hooks,
+    io::Io,
+    mode::{Mode, ModeKind},
+    platform,
+    settings::Settings,
     tls::TlsContext,
 };
 
@@ -174,7 +180,8 @@ impl Proxy {
         let place = defaults.place(&mode);
         let (host, given) = place.clone();
         let port = given.unwrap_or_else(|| mode.default_port());
-        let sockets = bind(&host, port).map_err(|source| {
+        let foreign = mode.kind == ModeKind::Transparent;
+        let sockets = bind(&host, port, foreign).map_err(|source| {
             let host = if host.is_empty() { "*" } else { &host };
             ListenError {
                 description: mode.description(),
@@ -264,16 +271,18 @@ impl Listener {
     }
 }
 
-/// Binds to `host`; to all IPv4 and IPv6 addresses if it is empty.
-fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+/// Binds to `host`; to all IPv4 and IPv6 addresses if it is empty. With `foreign`, connections to other addresses are
+/// accepted as well, if the system permits it.
+fn bind(host: &str, port: u16, foreign: bool) -> io::Result<Vec<TcpListener>> {
     if host.is_empty() {
-        let first = bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+        let first = bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), foreign)?;
         let port = first.local_addr()?.port();
         // A machine without IPv6 is served by the first.
-        let second = match bind_one(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-            second => second.ok(),
-        };
+        let second =
+            match bind_one(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port), foreign) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+                second => second.ok(),
+            };
         return Ok(std::iter::once(first).chain(second).collect());
     }
     let ip = match host.parse() {
@@ -283,10 +292,10 @@ fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
             .ok_or(io::ErrorKind::AddrNotAvailable)?
             .ip(),
     };
-    Ok(vec![bind_one(SocketAddr::new(ip, port))?])
+    Ok(vec![bind_one(SocketAddr::new(ip, port), foreign)?])
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, foreign: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -294,6 +303,9 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for the connections of the last run to time out.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    if foreign {
+        platform::accept_foreign(&socket, address.ip());
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;
