@@ -3,6 +3,7 @@
 use std::{fmt, sync::OnceLock};
 
 use crate::{
+    eval::MatchError,
     ops::{Field, Style},
     pyre::{GaveUp, Program, Settings, SyntaxError},
 };
@@ -50,6 +51,34 @@ impl Pattern {
         Ok(Self { source: source.into(), settings, program: Program::new(source, settings)? })
     }
 
+    /// Compiles an expression that stands by itself and not in a filter: for text, dot and anchors as Python has them
+    /// without flags.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn standalone(source: &str, case: Case) -> Result<Self, String> {
+        let settings = Settings {
+            bytes: false,
+            ignore_case: case == Case::Insensitive,
+            multi_line: false,
+            dot_all: false,
+            crlf: false,
+        };
+        let program = Program::new(source, settings).map_err(|error| error.message)?;
+        Ok(Self { source: source.into(), settings, program })
+    }
+
+    /// True if the expression matches somewhere in `text`.
+    ///
+    /// # Errors
+    /// It took too many steps to tell.
+    pub fn is_match(&self, text: &str) -> Result<bool, MatchError> {
+        self.search(text.as_bytes()).map_err(|gave_up| MatchError::GaveUp {
+            pattern: format!("{self:?}"),
+            reason: gave_up.to_string(),
+        })
+    }
+
     /// Returns the expression as the filter had it, quotes and their escapes removed.
     pub fn source(&self) -> &str {
         &self.source
@@ -83,5 +112,22 @@ impl Eq for Pattern {}
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}/{}", self.source, self.flags().collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_can_stand_by_itself() {
+        let matches = |source: &str, text| {
+            Pattern::standalone(source, Case::Insensitive).unwrap().is_match(text).unwrap()
+        };
+        assert!(matches(r"^(.+\.)?Example\.com:443$", "www.example.COM:443"));
+        assert!(!matches(r"^(.+\.)?example\.com:443$", "example.com:4430"));
+        assert!(matches(r"^(?!example\.com)(?!mitmproxy\.org)", "other.test:80"));
+        assert!(!matches(r"^(?!example\.com)(?!mitmproxy\.org)", "mitmproxy.org:80"));
+        assert!(Pattern::standalone("(", Case::Insensitive).is_err());
     }
 }

@@ -136,9 +136,52 @@ impl Body {
         }
     }
 
+    /// Returns `len` bytes from `offset` on, as far as there are so many, without reading them. Of a missing body that is
+    /// one that is missing, too.
+    #[must_use]
+    pub fn slice(&self, offset: u64, len: u64) -> Self {
+        let whole = self.len().unwrap_or_default();
+        let len = len.min(whole.saturating_sub(offset));
+        let repr = match &self.repr {
+            Repr::Missing => Repr::Missing,
+            Repr::Counted(_) => Repr::Counted(len),
+            Repr::Memory(bytes) => {
+                // What is beyond memory is beyond the body.
+                let from = usize::try_from(offset.min(whole)).unwrap_or(bytes.len());
+                let len = usize::try_from(len).unwrap_or_default();
+                Repr::Memory(bytes.slice(from..from + len))
+            }
+            Repr::Stored(extent) => {
+                Repr::Stored(Arc::new(Part { whole: Arc::clone(extent), offset, len }))
+            }
+        };
+        Self { repr, partial: self.partial }
+    }
+
     /// Reads the body piece by piece: one piece if it is in memory, else of `size` bytes each.
     pub fn chunks(&self, size: usize) -> Chunks {
         Chunks { body: self.repr.clone(), offset: 0, size: size.max(1) }
+    }
+}
+
+/// A part of another extent, which lives as long as its parts do.
+struct Part {
+    whole: Arc<dyn Extent>,
+    offset: u64,
+    len: u64,
+}
+
+impl Extent for Part {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.whole.read_exact_at(buf, self.offset + offset)
     }
 }
 
@@ -247,6 +290,23 @@ mod tests {
         assert_eq!(body.prefix(5).unwrap(), "hello");
         let pieces: Vec<Bytes> = body.chunks(4).collect::<io::Result<_>>().unwrap();
         assert_eq!(pieces, ["hell", "o wo", "rld"]);
+    }
+
+    #[test]
+    fn parts_are_read_like_wholes() {
+        let stored = Body::stored(Arc::new(InMemory(b"hello world".to_vec())));
+        for body in [stored, Body::from(b"hello world".to_vec())] {
+            assert_eq!(body.slice(6, 3).bytes().unwrap().unwrap(), "wor");
+            assert_eq!(body.slice(6, 30).bytes().unwrap().unwrap(), "world");
+            assert_eq!(body.slice(2, 6).slice(1, 2).bytes().unwrap().unwrap(), "lo");
+            assert!(body.slice(11, 1).is_empty() && body.slice(u64::MAX, u64::MAX).is_empty());
+            let mut beyond = [0; 4];
+            if let Repr::Stored(part) = &body.slice(0, 3).repr {
+                assert!(part.read_exact_at(&mut beyond, 0).is_err());
+            }
+        }
+        assert_eq!(Body::counted(5).slice(3, 9).len(), Some(2));
+        assert_eq!(Body::missing().slice(0, 1).len(), None);
     }
 
     #[test]
