@@ -13,13 +13,16 @@ pub mod eventstore;
 mod filters;
 pub mod intercept;
 pub mod keepserving;
+mod modes;
 pub mod output;
 mod platform;
+pub mod proxyauth;
 pub mod proxyserver;
 pub mod readfile;
 pub mod save;
 pub mod termlog;
 pub mod tlsconfig;
+pub mod upstream_auth;
 
 use std::sync::Arc;
 
@@ -27,17 +30,20 @@ use mitm_addon::{addon::AddonRef, log::EventLog};
 
 pub use crate::{
     core::Core, dumper::Dumper, errorcheck::ErrorCheck, eventstore::EventStore,
-    intercept::Intercept, keepserving::KeepServing, output::Output, proxyserver::ProxyServer,
-    readfile::ReadFile, save::Save, termlog::TermLog, tlsconfig::TlsConfig,
+    intercept::Intercept, keepserving::KeepServing, output::Output, proxyauth::ProxyAuth,
+    proxyserver::ProxyServer, readfile::ReadFile, save::Save, termlog::TermLog,
+    tlsconfig::TlsConfig, upstream_auth::UpstreamAuth,
 };
 
 /// Returns the addons that all programs have, in the order of the chain.
 pub fn default_addons() -> Vec<AddonRef> {
     vec![
         Arc::new(Core),
+        Arc::new(ProxyAuth::default()),
         Arc::new(ProxyServer::default()),
         Arc::new(Save::default()),
         Arc::new(TlsConfig::default()),
+        Arc::new(UpstreamAuth::default()),
     ]
 }
 

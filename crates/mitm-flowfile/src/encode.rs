@@ -28,6 +28,16 @@ pub(crate) fn put_flow(out: &mut Back, flow: &FlowSnapshot) -> Result<(), Proble
     put_state(out, flow, BACKUPS)
 }
 
+/// Metadata that stays in memory: the name and password that a client said to use the proxy. A flow file may be passed
+/// on by who never thinks of them.
+fn is_secret(key: &mitm_flow::Value) -> bool {
+    match key {
+        mitm_flow::Value::Str(key) => key == "proxyauth",
+        mitm_flow::Value::Bytes(key) => &key[..] == b"proxyauth",
+        _ => false,
+    }
+}
+
 fn put_state(out: &mut Back, flow: &FlowSnapshot, backups: usize) -> Result<(), Problem> {
     let dict = out.open(b'}');
     out.int(CURRENT_VERSION);
@@ -59,7 +69,7 @@ fn put_state(out: &mut Back, flow: &FlowSnapshot, backups: usize) -> Result<(), 
     out.text(&flow.marked);
     out.put_array(b"6:marked;");
     let metadata = out.open(b'}');
-    for (key, value) in flow.metadata.iter().rev() {
+    for (key, value) in flow.metadata.iter().rev().filter(|(key, _)| !is_secret(key)) {
         put_value(out, value, 1)?;
         put_value(out, key, 1)?;
     }
@@ -443,5 +453,28 @@ impl Back {
         } else {
             self.body(body);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mitm_flow::{Value, test_util};
+
+    #[test]
+    fn credentials_stay_in_memory() {
+        let flow = test_util::http_flow();
+        let secret = Value::List(vec!["user".into(), "s3cret".into()]);
+        flow.set_metadata(vec![
+            ("before".into(), "kept".into()),
+            ("proxyauth".into(), secret.clone()),
+            (Value::Bytes("proxyauth".into()), secret),
+        ]);
+        flow.backup();
+        flow.set_metadata_entry("after", "kept, too".into());
+        let file = crate::writer::to_bytes(&flow.snapshot()).unwrap();
+        let file = String::from_utf8_lossy(&file);
+        assert!(file.contains("kept, too") && file.matches("6:before").count() == 2);
+        assert!(!file.contains("s3cret") && !file.contains("proxyauth"));
+        assert!(flow.metadata().len() == 4);
     }
 }

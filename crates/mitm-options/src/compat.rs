@@ -61,7 +61,7 @@ static ROWS: &[Row] = &[
     both("allow_remote", Bool, Inverted("block_global")),
     file("auth_htpasswd", OptionalStr, To::Text("proxyauth", htpasswd)),
     file("auth_nonanonymous", Bool, To::Text("proxyauth", nonanonymous)),
-    file("auth_singleuser", OptionalStr, Names(&["proxyauth"])),
+    file("auth_singleuser", OptionalStr, To::Value("proxyauth", single_user)),
     both("cadir", Str, Names(&["confdir"])),
     file("clientcerts", OptionalStr, Names(&["client_certs"])),
     file("console_eventlog", Bool, Nothing),
@@ -385,6 +385,21 @@ fn text(value: impl Into<String>) -> Value {
 
 fn htpasswd(value: &Value) -> Option<String> {
     given(value).map(|path| format!("@{path}"))
+}
+
+/// Returns whether `proxyauth` takes this for a single user, and nothing else.
+pub fn is_single_user(spec: &str) -> bool {
+    let is_another = ["@", "ldap:", "ldaps:"].iter().any(|prefix| spec.starts_with(prefix));
+    spec.contains(':') && !is_another
+}
+
+/// A value that is no user must not become another kind of authentication, or none.
+fn single_user(value: &Value) -> Option<NewValues> {
+    match value {
+        Value::Str(spec) if is_single_user(spec) => Some(vec![("proxyauth", text(spec.clone()))]),
+        Value::Null => Some(Vec::new()),
+        _ => None,
+    }
 }
 
 fn nonanonymous(value: &Value) -> Option<String> {

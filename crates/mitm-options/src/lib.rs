@@ -31,6 +31,7 @@ pub use crate::{
         ArgType, ArgValue, Args, Cell, CommandDecl, CommandError, Commands, Completion, Handler,
         Param, RetValue,
     },
+    compat::is_single_user,
     config::FILE_NAMES,
     core::register_core,
     decl::{Declare, Opt, OptType, OptionDecl},

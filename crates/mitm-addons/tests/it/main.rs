@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
+mod ldap;
 mod peer_filters;
 
 #[path = "../../../mitm-filter/tests/it/expressions.rs"]
