@@ -117,7 +117,7 @@ async fn original_destination(io: &Io) -> std::io::Result<SocketAddr> {
 
 /// True if the server is connected before the client has said anything, because it might speak first, or because
 /// somebody wants to see connections in their proper order.
-fn wants_connection(ctx: &Context, target: &Destination) -> bool {
+pub(crate) fn wants_connection(ctx: &Context, target: &Destination) -> bool {
     let speaks_http = match &ctx.mode.kind {
         ModeKind::Reverse(target) => target.scheme.is_http(),
         _ => false,

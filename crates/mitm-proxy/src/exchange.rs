@@ -650,6 +650,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         let mut head = BytesMut::new();
         let absolute;
         let target: &[u8] = if forward {
+            // Not in the flow: it is for the proxy alone, and not for a file.
+            if let Some(ours) = &self.ctx.settings.upstream_auth {
+                request.headers.set("Proxy-Authorization", ours.to_basic());
+            }
             let authority = url::authority(&request.scheme, &request.host, request.port);
             absolute = [&request.scheme[..], b"://", authority.as_bytes(), &request.path].concat();
             &absolute

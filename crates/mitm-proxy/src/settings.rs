@@ -3,7 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use mitm_codec::http1::{Limits, Rules};
-use mitm_options::{Opt, Options, OptionsError, core as opts};
+use mitm_options::{Opt, OptionValue, Options, OptionsError, core as opts};
+
+use crate::mode::Credentials;
 
 /// A snapshot of the options. Connections take the one in force when they begin; an exchange too.
 #[derive(Clone, Debug)]
@@ -42,6 +44,11 @@ pub struct Settings {
     pub http2_ping_keepalive: Option<Duration>,
     /// In reverse mode, leave the name that the client asked for.
     pub keep_host_header: bool,
+    /// SOCKS clients are asked for a name and a password (`proxyauth`).
+    pub auth: bool,
+    /// What an upstream proxy is told about us.
+    pub upstream_auth: Option<Credentials>,
+    pub http_connect_send_host_header: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +73,9 @@ impl Default for Settings {
             http2: true,
             http2_ping_keepalive: Some(Duration::from_secs(58)),
             keep_host_header: false,
+            auth: false,
+            upstream_auth: None,
+            http_connect_send_host_header: true,
         }
     }
 }
@@ -119,6 +129,10 @@ impl Settings {
             http2_ping_keepalive: Some(seconds(options, &opts::HTTP2_PING_KEEPALIVE)?)
                 .filter(|every| !every.is_zero()),
             keep_host_header: options.get(&opts::KEEP_HOST_HEADER),
+            auth: text(options, "proxyauth").is_some(),
+            upstream_auth: text(options, "upstream_auth")
+                .and_then(|spec| Credentials::of_basic(&spec)),
+            http_connect_send_host_header: options.get(&opts::HTTP_CONNECT_SEND_HOST_HEADER),
             ..default
         })
     }
@@ -136,6 +150,14 @@ fn size(options: &Options, option: &Opt<String>) -> Result<usize, OptionsError> 
 fn seconds(options: &Options, option: &Opt<i64>) -> Result<Duration, OptionsError> {
     let seconds = options.get(option);
     u64::try_from(seconds).map(Duration::from_secs).map_err(|_| negative(option.name()))
+}
+
+/// Returns the value of an option that an addon declares, if there is one.
+fn text(options: &Options, name: &str) -> Option<String> {
+    match options.get_value(name) {
+        Some(OptionValue::Str(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    }
 }
 
 fn negative(name: &str) -> OptionsError {

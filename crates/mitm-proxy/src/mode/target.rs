@@ -50,7 +50,7 @@ pub enum UpstreamScheme {
     Socks5h,
 }
 
-/// Name and password for SOCKS (RFC 1929): 1 to 255 bytes each.
+/// Name and password for an upstream proxy. For SOCKS (RFC 1929) they have 1 to 255 bytes each.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     pub name: Box<[u8]>,
@@ -148,6 +148,23 @@ impl UpstreamScheme {
 }
 
 impl Credentials {
+    /// Reads `NAME:PASSWORD` as it is. There may be colons in the password.
+    pub(crate) fn of_basic(text: &str) -> Option<Self> {
+        let (name, password) = text.split_once(':')?;
+        Some(Self { name: name.as_bytes().into(), password: password.as_bytes().into() })
+    }
+
+    /// Returns the value of a `Proxy-Authorization` header (RFC 7617).
+    pub(crate) fn to_basic(&self) -> String {
+        let text = [&self.name[..], b":", &self.password].concat();
+        format!("Basic {}", data_encoding::BASE64.encode(&text))
+    }
+
+    /// True if both have a length that SOCKS can say.
+    pub(crate) fn fit_socks(&self) -> bool {
+        [&self.name, &self.password].iter().all(|part| (1..=255).contains(&part.len()))
+    }
+
     /// Reads `NAME:PASSWORD`, each percent-encoded where need be.
     fn parse(text: &str) -> Result<Self, Refusal> {
         const INVALID: &str =
