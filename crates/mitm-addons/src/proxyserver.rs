@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use mitm_addon::{Addon, HookResult, Loader, WeakMaster};
 use mitm_flow::spill::SpillStore;
 use mitm_options::{Options, OptionsError, core as opts, expand_user};
-use mitm_proxy::{Mode, Settings};
+use mitm_proxy::{Mode, ModeKind, Settings};
 use parking_lot::Mutex;
 
 /// See the [module](self).
@@ -21,12 +21,14 @@ impl Addon for ProxyServer {
 
     fn load(&self, loader: &Loader<'_>) -> HookResult {
         *self.master.lock() = loader.master.downgrade();
+        crate::inject::register(loader);
         Ok(())
     }
 
     fn configure(&self, options: &Options, updated: &BTreeSet<String>) -> Result<(), OptionsError> {
         let settings = Settings::from_options(options)?;
         check_modes(options)?;
+        check_source(options)?;
         if updated.contains(opts::SPILL_DIR.name()) || updated.contains(opts::SPILL_LIMIT.name()) {
             set_spill_store(options)?;
         }
@@ -55,6 +57,9 @@ fn check_modes(options: &Options) -> Result<(), OptionsError> {
     let mut seen = BTreeSet::new();
     for spec in options.get(&opts::MODE) {
         let mode = Mode::parse(&spec).map_err(|error| OptionsError::invalid(error.to_string()))?;
+        if mode.kind == ModeKind::Transparent && !mitm_proxy::SUPPORTS_TRANSPARENT_MODE {
+            return Err(OptionsError::invalid("Transparent mode not supported on this platform."));
+        }
         let host = mode.host.as_deref().unwrap_or(&host);
         let port = match (mode.port, port) {
             (Some(port), _) => i64::from(port),
@@ -69,6 +74,20 @@ fn check_modes(options: &Options) -> Result<(), OptionsError> {
         }
     }
     Ok(())
+}
+
+/// Refuses to connect from the address of the client where that is not possible.
+fn check_source(options: &Options) -> Result<(), OptionsError> {
+    if !options.get(&opts::SPOOF_SOURCE_ADDRESS) || !options.get(&opts::SERVER) {
+        return Ok(());
+    }
+    if options.get(&opts::CONNECT_ADDR).is_some_and(|address| !address.is_empty()) {
+        return Err(OptionsError::invalid(
+            "spoof_source_address and connect_addr contradict each other.",
+        ));
+    }
+    mitm_proxy::can_spoof()
+        .map_err(|error| OptionsError::invalid(format!("Cannot use spoof_source_address: {error}")))
 }
 
 fn set_spill_store(options: &Options) -> Result<(), OptionsError> {
@@ -103,6 +122,8 @@ mod tests {
         let master = testing::master_with(Arc::new(ProxyServer::default())).unwrap();
         for (spec, text) in [
             ("mode=bogus", "Invalid proxy mode specification: bogus (unknown mode)"),
+            ("mode=reverse:gopher://h", "(Invalid server scheme: gopher). Valid is MODE"),
+            ("mode=dns", "(dns mode is not supported yet)"),
             ("listen_port=70000", "listen_port"),
             ("connect_addr=nowhere", "connect_addr"),
             ("body_size_limit=1x", "Invalid body_size_limit specification: 1x"),
@@ -112,6 +133,8 @@ mod tests {
             let error = testing::set(&master, &[spec]).unwrap_err().to_string();
             assert!(error.contains(text), "{spec}: {error}");
         }
+        let both = testing::set(&master, &["spoof_source_address", "connect_addr=127.0.0.1"]);
+        assert!(both.unwrap_err().to_string().contains("contradict each other"));
         let twice = testing::set(&master, &["mode=regular", "mode=REGULAR@8080"]).unwrap_err();
         assert!(twice.to_string().contains("*:8080"), "{twice}");
         testing::set(&master, &["body_size_limit=1m", "connect_addr=127.0.0.1"]).unwrap();

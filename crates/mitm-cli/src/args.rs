@@ -10,7 +10,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use indexmap::IndexMap;
-use mitm_options::OptionValue;
+use mitm_options::{OptionValue, is_single_user};
 use mitm_proxy::Mode;
 
 use crate::{
@@ -82,6 +82,13 @@ where
             modes.iter().filter_map(|spec| Mode::parse(spec).err()).find(is_planned)
     {
         let message = format!("--mode {}: {}", error.spec, not_yet::MESSAGE);
+        return Err(command.error(ErrorKind::InvalidValue, message));
+    }
+    if let Ok(Some(spec)) = matches.try_get_one::<String>("singleuser")
+        && !is_single_user(spec)
+    {
+        let message = "--singleuser: Invalid single-user auth specification: valid is USER:PASSWORD, and --proxyauth \
+                       takes other kinds.";
         return Err(command.error(ErrorKind::InvalidValue, message));
     }
     if args.confdir.is_none() {
@@ -181,10 +188,20 @@ fn apply(flag: &Flag, matches: &ArgMatches, args: &mut Args) {
                 args.option("flow_detail", 2);
             }
             Special::Mode => args.option("mode", list()),
+            Special::ModeOf(name) => {
+                let spec = match flag.takes {
+                    Takes::Nothing => name.to_owned(),
+                    _ => format!("{name}:{}", text()),
+                };
+                args.option("mode", vec![spec]);
+            }
             Special::Append => args.option("save_stream_file", format!("+{}", text())),
             Special::Detail => {
                 args.option("flow_detail", i64::from(matches.get_count(flag.long)).min(4));
             }
+            Special::NonAnonymous => args.option("proxyauth", "any"),
+            Special::SingleUser => args.option("proxyauth", text()),
+            Special::Htpasswd => args.option("proxyauth", format!("@{}", text())),
             Special::Old(name) => args.old.push(format!("{name}={}", text())),
         },
         // Refused before.

@@ -97,8 +97,13 @@ pub enum Special {
     Quiet,
     Verbose,
     Mode,
+    /// A mode of its own flag: this one, with the argument as its data.
+    ModeOf(&'static str),
     Append,
     Detail,
+    NonAnonymous,
+    SingleUser,
+    Htpasswd,
     /// An option of 2.0, which became several.
     Old(&'static str),
 }

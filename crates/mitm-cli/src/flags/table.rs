@@ -155,7 +155,11 @@ pub static TABLE: &[Flag] = &[
     },
     Flag {
         opposite: &["no-show-ignored-hosts"],
-        ..flows("show-ignored-hosts", LaterSwitch, "Record connections that are passed through")
+        ..flows(
+            "show-ignored-hosts",
+            Switch("show_ignored_hosts", true),
+            "Record connections that are passed through",
+        )
     },
     // ---- proxy ----
     Flag {
@@ -164,7 +168,8 @@ pub static TABLE: &[Flag] = &[
         ..proxy(
             "mode",
             Does::Special(Special::Mode),
-            "What kind of proxy to be, and where: regular[@[HOST:]PORT]. Several run side by side",
+            "What kind of proxy to be, and where: regular, transparent, socks5, reverse:SERVER or upstream:PROXY, and \
+             [@[HOST:]PORT] behind it. Several run side by side",
         )
     },
     Flag {
@@ -219,11 +224,11 @@ pub static TABLE: &[Flag] = &[
     },
     Flag {
         opposite: &["no-http2"],
-        ..proxy("http2", LaterSwitch, "Speak HTTP/2 with those who offer it")
+        ..proxy("http2", Switch("http2", true), "Speak HTTP/2 with those who offer it")
     },
     Flag {
         opposite: &["no-websocket"],
-        ..proxy("websocket", LaterSwitch, "Decode WebSocket messages")
+        ..proxy("websocket", Switch("websocket", true), "Decode WebSocket messages")
     },
     Flag {
         aliases: &["no-raw-tcp"],
@@ -238,51 +243,117 @@ pub static TABLE: &[Flag] = &[
         aliases: &["ignore"],
         shorts: &['I'],
         takes: Many("REGEX"),
-        ..proxy("ignore-hosts", Later, "Pass connections to these hosts through")
+        ..proxy(
+            "ignore-hosts",
+            Set("ignore_hosts"),
+            "Pass connections to these hosts through, untouched: a regular expression, tried on HOST:PORT",
+        )
     },
     Flag {
         takes: Many("REGEX"),
-        ..proxy("allow-hosts", Later, "Pass connections to all other hosts through")
+        ..proxy(
+            "allow-hosts",
+            Set("allow_hosts"),
+            "Pass connections to all other hosts through, untouched",
+        )
     },
     Flag {
         aliases: &["tcp"],
         takes: Many("REGEX"),
-        ..proxy("tcp-hosts", Later, "Treat connections to these hosts as plain TCP")
+        ..proxy(
+            "tcp-hosts",
+            Set("tcp_hosts"),
+            "Take what connections to these hosts carry for plain TCP; TLS is intercepted",
+        )
     },
     Flag {
         shorts: &['R'],
         takes: Text("SPEC"),
-        ..proxy("reverse", Later, "Reverse proxy: be this server")
+        against: &["mode", "upstream", "transparent", "socks"],
+        ..proxy(
+            "reverse",
+            Does::Special(Special::ModeOf("reverse")),
+            "Reverse proxy: be this server, [SCHEME://]HOST[:PORT] with https, http, tls or tcp",
+        )
     },
     Flag {
         shorts: &['U'],
         takes: Text("SPEC"),
-        ..proxy("upstream", Later, "Send requests through another proxy")
+        against: &["mode", "transparent", "socks"],
+        ..proxy(
+            "upstream",
+            Does::Special(Special::ModeOf("upstream")),
+            "Go through another proxy, [SCHEME://]HOST[:PORT] with http, https, socks5 or socks5h",
+        )
     },
-    Flag { shorts: &['T'], ..proxy("transparent", Later, "Transparent proxy") },
-    proxy("socks", Later, "SOCKS5 proxy"),
+    Flag {
+        shorts: &['T'],
+        against: &["mode", "socks"],
+        ..proxy(
+            "transparent",
+            Does::Special(Special::ModeOf("transparent")),
+            "Transparent proxy: take connections that the network redirects here",
+        )
+    },
+    Flag {
+        against: &["mode"],
+        ..proxy("socks", Does::Special(Special::ModeOf("socks5")), "SOCKS5 proxy")
+    },
     Flag {
         takes: Text("USER:PASS"),
-        ..proxy("upstream-auth", Later, "Credentials for the upstream proxy or reverse server")
+        ..proxy(
+            "upstream-auth",
+            Set("upstream_auth"),
+            "Credentials for the upstream proxy or reverse server",
+        )
     },
     Flag {
         takes: Text("SPEC"),
-        ..proxy("proxyauth", Later, "Ask clients for a name and password")
+        against: &["nonanonymous", "singleuser", "htpasswd"],
+        ..proxy(
+            "proxyauth",
+            Set("proxyauth"),
+            "Ask clients for a name and password: USER:PASS, any, @FILE (htpasswd), or \
+             ldap[s]:HOST[:PORT]:BIND_DN:PASS:SUBTREE",
+        )
     },
-    proxy("nonanonymous", Later, "Ask clients for any name and password"),
+    Flag {
+        against: &["singleuser", "htpasswd"],
+        ..proxy(
+            "nonanonymous",
+            Does::Special(Special::NonAnonymous),
+            "Ask clients for any name and password",
+        )
+    },
     Flag {
         takes: Text("USER:PASS"),
-        ..proxy("singleuser", Later, "Ask clients for this name and password")
+        against: &["htpasswd"],
+        ..proxy(
+            "singleuser",
+            Does::Special(Special::SingleUser),
+            "Ask clients for this name and password",
+        )
     },
     Flag {
         takes: Text("FILE"),
-        ..proxy("htpasswd", Later, "Ask clients for a name and password of this file")
+        ..proxy(
+            "htpasswd",
+            Does::Special(Special::Htpasswd),
+            "Ask clients for a name and password of this file",
+        )
     },
     Flag {
         opposite: &["no-http2-priority"],
         ..proxy("http2-priority", LaterSwitch, "Forward priorities of HTTP/2")
     },
-    proxy("spoof-source-address", Later, "Connect to servers from the client's address"),
+    Flag {
+        against: &["upstream-bind-address"],
+        ..proxy(
+            "spoof-source-address",
+            Switch("spoof_source_address", true),
+            "Connect to servers from the client's address; needs CAP_NET_ADMIN, and routes for the answers",
+        )
+    },
     proxy("no-onboarding", Later, "Do not serve the pages of mitm.it"),
     Flag { takes: Text("HOST"), ..proxy("onboarding-host", Later, "Name of mitm.it") },
     Flag { takes: Port("PORT"), ..proxy("onboarding-port", Later, "Port of mitm.it") },

@@ -186,7 +186,7 @@ fn registries_are_printed() {
 #[test]
 fn usage_errors_end_with_2() {
     let home = Home::new();
-    for words in [&["--nope"][..], &["-p", "x"], &["-R", "http://h"], &["--anti"], &["-r"]] {
+    for words in [&["--nope"][..], &["-p", "x"], &["-T", "-R", "http://h"], &["--anti"], &["-r"]] {
         let ended = home.run(words);
         assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{words:?}");
         assert!(ended.stderr.starts_with("error: "), "{words:?}: {}", ended.stderr);
@@ -209,7 +209,7 @@ fn refused_options_end_with_1() {
         (&["--certs", "missing.pem"], "Certificate file does not exist: missing.pem"),
         (&["--client-certs", "missing"], "Client certificate path does not exist: missing"),
         (&["--set", "anticache=true"], "anticache: not supported yet by mitm-rs 0.1"),
-        (&["--set", "tcp_hosts=x"], "tcp_hosts: not supported yet by mitm-rs 0.1"),
+        (&["--set", "udp_hosts=x"], "udp_hosts: not supported yet by mitm-rs 0.1"),
         (&["--conf", "nope"], "cannot read nope: No such file or directory"),
         (&["--conf", "bad.yaml"], "bad.yaml: line 1: Expected optional int for listen_port"),
         (&["~bad("], "Invalid filter expression: '~bad('"),

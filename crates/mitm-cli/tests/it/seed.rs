@@ -6,7 +6,6 @@ use crate::flags::{Gives, Gives::Later, check, dump, strs};
 #[test]
 fn what_is_not_there_yet_says_so() {
     let rows: &[(&[&str], Gives)] = &[
-        (&["-p", "443", "-R", "http://localhost:80/"], Later("reverse (-R)")),
         (&["-nc", "outfile"], Later("client-replay (-C, -c)")),
         (&["-nc", "srcfile", "-w", "dstfile"], Later("client-replay (-C, -c)")),
         (&["-s", "examples/add_header.py"], Later("scripts (-s)")),
@@ -23,19 +22,10 @@ fn what_is_not_there_yet_says_so() {
         (&["-S", "path"], Later("server-replay (-S)")),
         (
             &["-R", "http://example.com", "--setheader", ":~q:Host:example.com"],
-            Later("reverse (-R)"),
+            Later("modify-headers (-H)"),
         ),
-        (&["--ignore", "^example\\.com:443$"], Later("ignore-hosts (-I)")),
-        (&["--nonanonymous"], Later("nonanonymous")),
-        (&["--singleuser", "USER"], Later("singleuser")),
-        (&["--htpasswd", "PATH"], Later("htpasswd")),
-        (&["-R", "https://httpbin.org", "-p", "80"], Later("reverse (-R)")),
         (&["-t", "FILTER"], Later("stickycookie (-t)")),
         (&["-u", "FILTER"], Later("stickyauth (-u)")),
-        (&["--tcp", "HOST"], Later("tcp-hosts")),
-        (&["-U", "http://hostname:8080"], Later("upstream (-U)")),
-        (&["-T", "--spoof-source-address"], Later("transparent (-T)")),
-        (&["-T", "--host"], Later("transparent (-T)")),
         (&["-dd", "-s", "./script_arguments.py html faketml"], Later("scripts (-s)")),
         (
             &["-dd", "-s", "./arguments.py html fakehtml", "-r", "saved", "-w", "changed"],
@@ -57,7 +47,14 @@ fn what_is_there_does_what_is_documented() {
         (&["-w", "outfile"], "save_stream_file", "outfile".into()),
         (&["--stream", "3m"], "stream_large_bodies", "3m".into()),
         (&["--stream", "0"], "stream_large_bodies", "0".into()),
+        (&["--nonanonymous"], "proxyauth", "any".into()),
+        (&["--singleuser", "USER:PASS"], "proxyauth", "USER:PASS".into()),
+        (&["--htpasswd", "PATH"], "proxyauth", "@PATH".into()),
         (&["--no-upstream-cert"], "upstream_cert", false.into()),
+        (&["-T"], "mode", strs(&["transparent"])),
+        (&["-U", "http://hostname:8080"], "mode", strs(&["upstream:http://hostname:8080"])),
+        (&["--tcp", "HOST"], "tcp_hosts", strs(&["HOST"])),
+        (&["--ignore", "^example\\.com:443$"], "ignore_hosts", strs(&["^example\\.com:443$"])),
         (&["--host"], "showhost", true.into()),
         (&["-r", "wireless-login"], "rfile", "wireless-login".into()),
     ];
@@ -68,4 +65,25 @@ fn what_is_there_does_what_is_documented() {
     assert_eq!(args.filter.as_deref(), Some("~m post"));
     assert_eq!(args.options.len(), 3);
     assert_eq!(dump(&["-v"]).unwrap().options["termlog_verbosity"], "debug".into());
+    for (words, expected) in [
+        (
+            &["-p", "443", "-R", "http://localhost:80/"][..],
+            [("mode", strs(&["reverse:http://localhost:80/"])), ("listen_port", 443.into())],
+        ),
+        (
+            &["-R", "https://httpbin.org", "-p", "80"],
+            [("mode", strs(&["reverse:https://httpbin.org"])), ("listen_port", 80.into())],
+        ),
+        (
+            &["-T", "--spoof-source-address"],
+            [("mode", strs(&["transparent"])), ("spoof_source_address", true.into())],
+        ),
+        (&["-T", "--host"], [("mode", strs(&["transparent"])), ("showhost", true.into())]),
+    ] {
+        let args = dump(words).unwrap();
+        assert_eq!(args.options.len(), expected.len(), "{words:?}");
+        for (name, value) in expected {
+            assert_eq!(args.options[name], value, "{words:?}");
+        }
+    }
 }
