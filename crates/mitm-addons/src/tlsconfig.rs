@@ -98,6 +98,7 @@ impl Addon for TlsConfig {
         let sides = sides(options)?;
         self.warn(sides.0.warnings().into_iter().chain(sides.1.warnings()));
         let upstream = upstream(options, &sides.1)?;
+        let downstream = downstream(&source, &sides.0)?;
         let known = self.state.lock().authority.clone();
         let Some((loaded, authority)) = known else { return Ok(()) };
         let authority = if loaded == source {
@@ -107,7 +108,7 @@ impl Addon for TlsConfig {
             self.state.lock().authority = Some((source, Arc::clone(&fresh)));
             fresh
         };
-        let context = context(options, authority, sides.0, upstream)?;
+        let context = context(options, authority, sides.0, downstream, upstream)?;
         self.put_in_force(context);
         Ok(())
     }
@@ -136,7 +137,8 @@ impl TlsConfig {
         }
         let (client, server) = sides(options)?;
         let upstream = upstream(options, &server)?;
-        let context = context(options, Arc::clone(&authority), client, upstream)?;
+        let downstream = downstream(&source, &client)?;
+        let context = context(options, Arc::clone(&authority), client, downstream, upstream)?;
         self.state.lock().authority = Some((source, authority));
         self.put_in_force(context);
         Ok(())
@@ -222,7 +224,14 @@ fn upstream(options: &Options, server: &TlsOptions) -> Result<Upstream, OptionsE
         Verification::Roots
     };
     let client_certs = path(options.get(&opts::CLIENT_CERTS));
-    Upstream::new(server, verification, client_certs)
+    let passphrase = options.get(&opts::CERT_PASSPHRASE);
+    Upstream::with_passphrase(server, verification, client_certs, passphrase.as_deref())
+        .map_err(|error| OptionsError::invalid(error.to_string()))
+}
+
+fn downstream(source: &CaSource, client: &TlsOptions) -> Result<Downstream, OptionsError> {
+    let dhparam = source.confdir.join("mitmproxy-dhparam.pem");
+    Downstream::with_dhparam(client, Some(dhparam))
         .map_err(|error| OptionsError::invalid(error.to_string()))
 }
 
@@ -230,6 +239,7 @@ fn context(
     options: &Options,
     authority: Arc<CertificateAuthority>,
     client: TlsOptions,
+    downstream: Downstream,
     upstream: Upstream,
 ) -> Result<TlsContext, OptionsError> {
     let invalid = |error: &dyn std::fmt::Display| OptionsError::invalid(error.to_string());
@@ -240,7 +250,7 @@ fn context(
         .map_err(|error| invalid(&error))?;
     Ok(TlsContext {
         store: Arc::new(store),
-        downstream: Downstream::new(&client).map_err(|error| invalid(&error))?,
+        downstream,
         upstream,
         client_options: client,
     })
@@ -261,6 +271,12 @@ mod tests {
             (&["ssl_verify_upstream_trusted_ca=/nowhere.pem"], "/nowhere.pem"),
             (&["key_size=1"], "key_size"),
             (&["tls_ecdh_curve_client=x"], "Invalid ECDH curve: 'x'"),
+            (&["ciphers_client=NONSENSE"], "ciphers_client 'NONSENSE' names no cipher"),
+            (&["ciphers_server=NONSENSE"], "ciphers_server 'NONSENSE' names no cipher"),
+            (
+                &["tls_version_client_min=TLS1_3", "tls_version_client_max=TLS1_2"],
+                "tls_version_client_max TLS1_2",
+            ),
             (
                 &["add_upstream_certs_to_client_chain=true", "upstream_cert=false"],
                 "requires upstream_cert",

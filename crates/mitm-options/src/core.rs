@@ -253,12 +253,12 @@ pub static CIPHERS_SERVER: Maybe = Maybe::new(
 pub static TLS_ECDH_CURVE_CLIENT: Maybe = Maybe::new(
     "tls_ecdh_curve_client",
     None,
-    "Elliptic curve to agree on keys with clients by, such as prime256v1.",
+    "Elliptic curve to agree on keys with clients by, such as secp384r1.",
 );
 pub static TLS_ECDH_CURVE_SERVER: Maybe = Maybe::new(
     "tls_ecdh_curve_server",
     None,
-    "Elliptic curve to agree on keys with servers by, such as prime256v1.",
+    "Elliptic curve to agree on keys with servers by, such as secp384r1.",
 );
 
 // ---- what people see ----

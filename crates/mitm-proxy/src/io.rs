@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use mitm_tls::OpensslStream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf},
     net::{
@@ -34,6 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Duplex for T {}
 pub enum Io {
     Tcp(TcpStream),
     Tls(Box<TlsStream<Buffered>>),
+    Openssl(Box<OpensslStream<Buffered>>),
     Any(Box<dyn Duplex>),
 }
 
@@ -60,6 +62,7 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Openssl(io) => Pin::new(io).poll_read(cx, buf),
             Self::Any(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -74,6 +77,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Openssl(io) => Pin::new(io).poll_write(cx, buf),
             Self::Any(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
@@ -86,6 +90,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Openssl(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Any(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
@@ -94,6 +99,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Openssl(io) => io.is_write_vectored(),
             Self::Any(io) => io.is_write_vectored(),
         }
     }
@@ -102,6 +108,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Openssl(io) => Pin::new(io).poll_flush(cx),
             Self::Any(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -110,6 +117,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Openssl(io) => Pin::new(io).poll_shutdown(cx),
             Self::Any(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
@@ -219,7 +227,7 @@ fn next_room(room: usize, read: usize) -> usize {
 
 /// Parts a connection into its halves. `prefix` is what was read from it already.
 pub fn split(io: Io, prefix: BytesMut) -> (Reader, Writer) {
-    let is_tls = matches!(io, Io::Tls(_));
+    let is_tls = matches!(io, Io::Tls(_) | Io::Openssl(_));
     let (read, write) = match io {
         Io::Tcp(tcp) => {
             let (read, write) = tcp.into_split();

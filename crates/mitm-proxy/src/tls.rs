@@ -1,4 +1,5 @@
 //! TLS on both sides: the client's is ended with a certificate made for the occasion, the server's is begun.
+//! Which library speaks it is settled before either has seen a byte.
 //!
 //! With the eager strategy the server comes first, so that our certificate has the names of its own and speaks
 //! the protocol it chose; what a server showed is remembered for a while (`Sniffed`), so that the next client
@@ -14,17 +15,17 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use mitm_codec::client_hello;
-use mitm_flow::{Cert, Client, Server, Shared, now};
+use mitm_flow::{Cert, Client, Server, Shared, connection::TlsFacts, now};
 use mitm_tls::{
     AlpnChoice, Backend, CertStore, ClientFailure, Downstream, HelloFacts, KeyKind, LeafRequest,
-    Severity, TlsOptions, Upstream, UpstreamFacts, UpstreamKey, backend_for, choose_alpn,
-    client_facts, describe_bad_hello, describe_client_error, describe_server_error, names_for_leaf,
-    offers_for_server, server_facts,
+    Severity, TlsOptions, Upstream, UpstreamChoice, UpstreamFacts, UpstreamKey, backend_for,
+    choose_alpn, client_facts, describe_bad_hello, describe_client_error, describe_server_error,
+    names_for_leaf, offers_for_server, openssl_client_facts, openssl_server_facts, server_facts,
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     engine::Engine,
@@ -130,11 +131,12 @@ pub(crate) async fn accept(
         compression_methods: &hello.compression_methods,
         extensions: &hello.extensions,
     };
+    let backend = backend_for(&offer, &tls.client_options);
     // A client that cannot be answered is told so by rustls, with the alert that fits.
-    let (key, unsupported) = match backend_for(&offer, &tls.client_options) {
-        Backend::Rustls(key) => (key, None),
+    let (key, unsupported) = match &backend {
+        Backend::Rustls(key) | Backend::Openssl(key) => (*key, None),
         Backend::Unsupported(reason) => (KeyKind::default(), Some(reason.to_string())),
-        _ => (KeyKind::default(), Some("No TLS library can answer this client.".to_owned())),
+        _ => (KeyKind::default(), Some("no TLS library can answer the client".to_owned())),
     };
     let facts = match &destination {
         Some(to)
@@ -181,19 +183,29 @@ pub(crate) async fn accept(
         server: facts.as_ref().map(|facts| facts.alpn.as_deref().unwrap_or_default()),
         http2: ctx.settings.http2,
     });
-    let config = tls.downstream.config(&leaf, alpn.as_deref());
     let data = TlsData { client: ctx.client.clone(), server, on_client: true };
     engine.fire(Event::TlsStartClient(data.clone())).await;
     let (io, read) = io::join(reader, writer);
-    let handshake = TlsAcceptor::from(config).accept(Buffered::new(read, io));
+    let io = Buffered::new(read, io);
+    let (name_asked, offers, suites) = (sni.as_deref(), &hello.alpn, &hello.cipher_suites);
+    let handshake = async {
+        if let Backend::Openssl(_) = backend {
+            let acceptor = tls.downstream.openssl(&leaf, alpn.as_deref());
+            let stream = acceptor.map_err(std::io::Error::other)?.accept(io).await?;
+            let facts = openssl_client_facts(&stream, name_asked, offers, suites);
+            return Ok((Io::Openssl(Box::new(stream)), facts));
+        }
+        let config = tls.downstream.config(&leaf, alpn.as_deref());
+        let stream = TlsAcceptor::from(config).accept(io).await?;
+        let facts = client_facts(stream.get_ref().1, name_asked, offers, suites);
+        Ok((Io::Tls(Box::new(TlsStream::Server(stream))), facts))
+    };
     let result = match timeout(ctx.settings.handshake_timeout, handshake).await {
         Ok(result) => result,
         Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     };
     match result {
-        Ok(stream) => {
-            let facts =
-                client_facts(stream.get_ref().1, sni.as_deref(), &hello.alpn, &hello.cipher_suites);
+        Ok((io, facts)) => {
             ctx.client.update(|client| {
                 client.tls_facts = facts;
                 client.tls_facts.timestamp_setup = Some(now());
@@ -201,14 +213,14 @@ pub(crate) async fn accept(
             });
             engine.fire(Event::TlsEstablishedClient(data)).await;
             ctx.target = destination;
-            Accepted::Established(Io::Tls(Box::new(TlsStream::Server(stream))))
+            Accepted::Established(io)
         }
         Err(error) => {
             let host = sni.or_else(|| destination.map(|to| to.host)).unwrap_or_default();
             let ClientFailure { severity, message } = match unsupported {
                 Some(reason) => ClientFailure {
                     severity: Severity::Warn,
-                    message: format!("Client TLS handshake failed. {reason}"),
+                    message: format!("Client TLS handshake failed: {reason}."),
                 },
                 None => describe_client_error(&error, &host),
             };
@@ -268,7 +280,7 @@ pub(crate) async fn upgrade(
         server.tls_facts.sni.clone_from(&destination.sni);
     });
     let (io, _) = io::join(reader, writer);
-    match connect(engine, client, &server, destination, io).await {
+    match connect(engine, client, &server, destination, hop.as_ref(), io).await {
         Ok(io) => {
             let halves = io::split(io, BytesMut::new());
             Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))
@@ -281,11 +293,15 @@ pub(crate) async fn upgrade(
 }
 
 /// Begins TLS with a server. Failures are logged, remembered in the server's cell and told to addons.
+///
+/// A server that finds nothing to its liking in the hello of rustls is met once more, with OpenSSL's, on a new
+/// connection (through `hop` as before, if there is one), of which hooks learn nothing.
 pub(crate) async fn connect(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     client: &Shared<Client>,
     server: &Shared<Server>,
     destination: &Destination,
+    hop: Option<&Shared<Server>>,
     io: Io,
 ) -> Result<Io, Failure> {
     let settings = engine.settings();
@@ -301,22 +317,9 @@ pub(crate) async fn connect(
         local: settings.connect_addr,
         ..UpstreamKey::new(address.unwrap_or_else(|| destination.address()))
     };
-    let host = key.sni.clone().unwrap_or_else(|| Arc::clone(&key.address.host));
-    let result = match tls.upstream.config(&key) {
-        Ok(config) => {
-            let connector = TlsConnector::from(config.config);
-            let handshake =
-                connector.connect(config.server_name, Buffered::new(BytesMut::new(), io));
-            match timeout(settings.handshake_timeout, handshake).await {
-                Ok(result) => result.map_err(|error| describe_server_error(&error, &host)),
-                Err(_) => Err(format!("The TLS handshake with {host} took too long.")),
-            }
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    match result {
-        Ok(stream) => {
-            let facts = server_facts(stream.get_ref().1, key.sni.as_deref(), &key.alpn);
+    let attempt = Attempt { engine, client, server, destination, hop, key: &key };
+    match attempt.make(&tls.upstream, io).await {
+        Ok((io, facts)) => {
             let known = server.update(|server| {
                 server.tls_facts = facts;
                 server.tls_facts.timestamp_setup = Some(now());
@@ -326,7 +329,7 @@ pub(crate) async fn connect(
                 engine.sniffed.put(destination, known);
             }
             engine.fire(Event::TlsEstablishedServer(data)).await;
-            Ok(Io::Tls(Box::new(TlsStream::Client(stream))))
+            Ok(io)
         }
         Err(text) => {
             warn!(client = %client_name(client), "Server TLS handshake failed. {text}");
@@ -335,6 +338,71 @@ pub(crate) async fn connect(
             server.update(|server| server.error = Some(Arc::clone(&text)));
             engine.fire(Event::TlsFailedServer(data)).await;
             Err(Failure::Connect(text))
+        }
+    }
+}
+
+/// A handshake with a server to come.
+struct Attempt<'a> {
+    engine: &'a Arc<Engine>,
+    client: &'a Shared<Client>,
+    server: &'a Shared<Server>,
+    destination: &'a Destination,
+    hop: Option<&'a Shared<Server>>,
+    key: &'a UpstreamKey,
+}
+
+impl Attempt<'_> {
+    /// Shakes hands, if need be twice. The error is for the user.
+    async fn make(&self, upstream: &Upstream, io: Io) -> Result<(Io, TlsFacts), String> {
+        let host = self.key.sni.as_ref().unwrap_or(&self.key.address.host);
+        let words = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::TimedOut => format!("The TLS handshake with {host} took too long."),
+            _ => describe_server_error(&error, host),
+        };
+        let choice = upstream.choose(self.key).map_err(|error| error.to_string())?;
+        let may_retry = matches!(choice, UpstreamChoice::Rustls(_));
+        let error = match self.shake_hands(choice, io).await {
+            Err(error) if may_retry && Upstream::should_retry(&error) => error,
+            result => return result.map_err(words),
+        };
+        let connector = upstream.fallback(self.key).map_err(|error| error.to_string())?;
+        let Self { engine, client, server, destination, hop, .. } = *self;
+        let reopened = crate::upstream::reopen(engine, client, server, destination, hop).await;
+        let Ok(io) = reopened else { return Err(words(error)) };
+        debug!(
+            client = %client_name(client),
+            "{host} turned the TLS handshake away ({}). Trying once more with OpenSSL.",
+            words(error)
+        );
+        let result = self.shake_hands(UpstreamChoice::Openssl(connector), io).await;
+        if result.is_ok() {
+            upstream.remember_fallback(self.key);
+        }
+        result.map_err(words)
+    }
+
+    async fn shake_hands(&self, choice: UpstreamChoice, io: Io) -> std::io::Result<(Io, TlsFacts)> {
+        let (sni, offers) = (self.key.sni.as_deref(), &self.key.alpn);
+        let io = Buffered::new(BytesMut::new(), io);
+        let handshake = async {
+            match choice {
+                UpstreamChoice::Rustls(config) => {
+                    let connector = TlsConnector::from(config.config);
+                    let stream = connector.connect(config.server_name, io).await?;
+                    let facts = server_facts(stream.get_ref().1, sni, offers);
+                    Ok((Io::Tls(Box::new(TlsStream::Client(stream))), facts))
+                }
+                UpstreamChoice::Openssl(connector) => {
+                    let stream = connector.connect(io).await?;
+                    let facts = openssl_server_facts(&stream, sni, offers);
+                    Ok((Io::Openssl(Box::new(stream)), facts))
+                }
+            }
+        };
+        match timeout(self.engine.settings().handshake_timeout, handshake).await {
+            Ok(result) => result,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         }
     }
 }
@@ -393,7 +461,7 @@ impl Sniffed {
         memory.by_destination.insert(destination.clone(), (Arc::new(facts), since));
     }
 
-    fn forget(&self, destination: &Destination) {
+    pub(crate) fn forget(&self, destination: &Destination) {
         let mut memory = self.0.lock();
         memory.by_destination.remove(destination);
         memory.addresses.remove(&(Arc::clone(&destination.host), destination.port));

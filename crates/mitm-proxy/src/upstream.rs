@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -53,6 +53,11 @@ impl Destination {
     /// A destination without TLS.
     pub fn plain(host: Arc<str>, port: u16) -> Self {
         Self { host, port, tls: false, sni: None, alpn: Arc::default(), via: None }
+    }
+
+    /// Returns the same place, to be spoken to in plain.
+    pub(crate) fn without_tls(&self) -> Self {
+        Self { tls: false, sni: None, alpn: Arc::default(), ..self.clone() }
     }
 
     /// True if the connection may turn out to speak HTTP/2.
@@ -268,9 +273,7 @@ impl Upstreams {
         server: Shared<Server>,
     ) -> Result<ServerConn, Failure> {
         if destination.tls {
-            let plain =
-                Destination { tls: false, sni: None, alpn: Arc::default(), ..destination.clone() };
-            if let Some(conn) = self.take(&plain) {
+            if let Some(conn) = self.take_new(&destination.without_tls()) {
                 return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
             }
         }
@@ -321,6 +324,41 @@ impl Upstreams {
         Some(idle.swap_remove(at))
     }
 
+    /// Takes a connection that was made ahead, and on which nothing was sent yet.
+    fn take_new(&self, destination: &Destination) -> Option<ServerConn> {
+        let mut idle = self.0.idle.lock();
+        let at = idle.iter().position(|conn| !conn.used && conn.destination == *destination)?;
+        Some(idle.swap_remove(at))
+    }
+
+    /// Returns a connection for a stream of its own: the one that was made ahead, with what the server said on it, or a
+    /// new one.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); also if one was to be made ahead and that failed.
+    pub(crate) async fn get_raw(
+        &self,
+        destination: &Destination,
+        server: Shared<Server>,
+    ) -> Result<ServerConn, Failure> {
+        if let Some(conn) = self.take_new(destination) {
+            return Ok(conn);
+        }
+        let known = self.0.failed.lock().take_if(|(failed, _)| failed == destination);
+        if let Some((_, failure)) = known {
+            return Err(failure);
+        }
+        self.open(destination, server).await
+    }
+
+    /// Returns the server of the connection that was made ahead to a destination, TLS begun or not yet, and what it said
+    /// first.
+    pub(crate) fn ahead(&self, destination: &Destination) -> Option<(Shared<Server>, Bytes)> {
+        let mut idle = self.0.idle.lock();
+        let conn = made_ahead(&mut idle, destination, &destination.without_tls())?;
+        Some((conn.server.clone(), Bytes::copy_from_slice(&conn.reader.buf)))
+    }
+
     /// Closes a connection and tells those who want to know.
     pub async fn close(&self, conn: ServerConn) {
         close(&self.0.engine, &self.0.client, conn).await;
@@ -343,11 +381,15 @@ impl Upstreams {
         self.close(ended).await;
     }
 
-    /// Waits until the server of a connection that was made ahead says something first. Never ends otherwise.
-    pub async fn server_speaks(&self) {
+    /// Waits until the server of the connection that was made ahead to a destination says something first. Never ends
+    /// otherwise.
+    pub(crate) async fn server_speaks(&self, destination: &Destination) {
+        let plain = destination.without_tls();
         poll_fn(|cx| {
             let mut idle = self.0.idle.lock();
-            let Some(conn) = idle.last_mut() else { return Poll::Pending };
+            let Some(conn) = made_ahead(&mut idle, destination, &plain) else {
+                return Poll::Pending;
+            };
             match pin!(conn.reader.fill()).poll(cx) {
                 Poll::Ready(Ok(1..)) => Poll::Ready(()),
                 Poll::Ready(_) | Poll::Pending => Poll::Pending,
@@ -379,6 +421,17 @@ impl Upstreams {
             }
         }
     }
+}
+
+/// Finds the connection that was made ahead to a destination, TLS begun or not yet.
+fn made_ahead<'a>(
+    idle: &'a mut [ServerConn],
+    destination: &Destination,
+    plain: &Destination,
+) -> Option<&'a mut ServerConn> {
+    idle.iter_mut().rfind(|conn| {
+        !conn.used && (conn.destination == *destination || conn.destination == *plain)
+    })
 }
 
 /// Closes a connection and tells those who want to know. What was begun on it is given up; once begun, this goes on
@@ -468,7 +521,7 @@ async fn connect(
         };
     }
     if destination.tls {
-        io = match tls::connect(engine, client, &server, destination, io).await {
+        io = match tls::connect(engine, client, &server, destination, hop.as_ref(), io).await {
             Ok(io) => io,
             Err(error) => {
                 ended(engine, client, server, hop).await;
@@ -478,6 +531,37 @@ async fn connect(
     }
     let halves = io::split(io, BytesMut::new());
     Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))
+}
+
+/// Opens another connection in place of one that was given up, of which hooks learn nothing, up to where TLS begins.
+pub(crate) fn reopen<'a>(
+    engine: &'a Arc<Engine>,
+    client: &'a Shared<Client>,
+    server: &'a Shared<Server>,
+    destination: &'a Destination,
+    hop: Option<&'a Shared<Server>>,
+) -> Pin<Box<dyn Future<Output = Result<Io, Failure>> + Send + 'a>> {
+    // Boxed, since reaching a proxy on the way may be a TLS handshake as well.
+    Box::pin(async move {
+        let first = hop.unwrap_or(server);
+        let tcp = open(engine, client, first)
+            .await
+            .map_err(|error| Failure::Connect(error.into()))?;
+        let (peer, sock) = (tcp.peer_addr().ok(), tcp.local_addr().ok());
+        for cell in [Some(server), hop].into_iter().flatten() {
+            cell.update(|cell| {
+                cell.peername = peer.map(Address::from);
+                cell.sockname = sock.map(Address::from);
+                cell.timestamp_tcp_setup = Some(now());
+            });
+        }
+        match (&destination.via, hop) {
+            (Some(via), Some(hop)) => {
+                via::reach(engine, client, hop, via, destination, Io::Tcp(tcp)).await
+            }
+            _ => Ok(Io::Tcp(tcp)),
+        }
+    })
 }
 
 /// Opens the TCP connection to what `server` says, with the hooks around it.

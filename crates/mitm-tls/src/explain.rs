@@ -49,9 +49,7 @@ pub fn describe_server_tls_error(error: &Error, host: &str) -> String {
             PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
         ) => no_version_with(host),
-        Error::AlertReceived(alert) => {
-            format!("{host} refused the TLS handshake: {}", words(*alert))
-        }
+        Error::AlertReceived(alert) => refused_by(host, *alert),
         other => format!("TLS handshake with {host} failed: {other}"),
     }
 }
@@ -61,11 +59,13 @@ fn describe_server_openssl_failure(failure: &OpensslFailure, host: &str) -> Stri
         OpensslFailure::Verify(failure) => untrusted(failure, host),
         OpensslFailure::NotTls => NOT_TLS.into(),
         OpensslFailure::Version | OpensslFailure::Alert(PROTOCOL_VERSION) => no_version_with(host),
-        OpensslFailure::Alert(alert) => {
-            format!("{host} refused the TLS handshake: {}", words(AlertDescription::from(*alert)))
-        }
+        OpensslFailure::Alert(alert) => refused_by(host, AlertDescription::from(*alert)),
         OpensslFailure::LegacyRenegotiation => format!(
             "{host} does not support secure renegotiation. The option ssl_insecure admits such servers."
+        ),
+        OpensslFailure::Other(reason) if reason.ends_with("too small") => format!(
+            "TLS handshake with {host} failed: {reason}. Put @SECLEVEL=0 into the option ciphers_server to \
+             admit it."
         ),
         other => format!("TLS handshake with {host} failed: {other}"),
     }
@@ -79,6 +79,20 @@ fn untrusted(failure: &VerifyFailure, host: &str) -> String {
         "{failure}. The certificate of {host} is not trusted: give the authority to trust with \
          ssl_verify_upstream_trusted_ca, or turn verification off with ssl_insecure."
     )
+}
+
+fn refused_by(host: &str, alert: AlertDescription) -> String {
+    let hint = match alert {
+        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
+            ". It may want other ciphers (ciphers_server; weak ones need @SECLEVEL=0 in it), older versions \
+             (tls_version_server_min) or a client certificate (client_certs)."
+        }
+        AlertDescription::CertificateRequired => {
+            ". The option client_certs is what it may be given."
+        }
+        _ => "",
+    };
+    format!("{host} refused the TLS handshake: {}{hint}", words(alert))
 }
 
 fn no_version_with(host: &str) -> String {
@@ -261,7 +275,14 @@ mod tests {
         let version = Error::AlertReceived(AlertDescription::ProtocolVersion);
         assert!(text(version).contains("tls_version_server_min"));
         let refused = Error::AlertReceived(AlertDescription::HandshakeFailure);
-        assert_eq!(text(refused), "a.example refused the TLS handshake: alert handshake failure");
+        let refused = text(refused);
+        assert!(
+            refused.starts_with("a.example refused the TLS handshake: alert handshake failure. "),
+            "{refused}"
+        );
+        for option in ["ciphers_server", "tls_version_server_min", "client_certs"] {
+            assert!(refused.contains(option), "{refused}");
+        }
         let closed = describe_server_error(&io::ErrorKind::UnexpectedEof.into(), "a.example");
         assert_eq!(closed, "connection closed");
     }
