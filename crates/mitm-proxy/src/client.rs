@@ -1,10 +1,10 @@
 //! The life of a client connection: accepted, layer by layer, closed.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{io::ErrorKind, net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use mitm_flow::{Client, FlowRef, Server, Shared, now};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     engine::Engine,
@@ -13,9 +13,12 @@ use crate::{
     http1, http2,
     io::{self, Io, Reader, Writer},
     mode::{Mode, ModeKind},
-    next_layer::{self, Decision, Known},
-    platform, socks5, tls,
+    next_layer::{self, Decision, Ended, Known},
+    pass, platform, socks5,
+    tcp::{self, Watch},
+    tls,
     upstream::{Destination, ServerConn, Upstreams, client_name, ended},
+    websocket,
 };
 
 /// Serves one accepted connection to its end.
@@ -91,16 +94,17 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
     if let Some(target) = &ctx.target
         && wants_connection(&ctx, target)
     {
-        // Whether HTTP over TLS offers HTTP/2, only the client can say.
-        let first = match &ctx.mode.kind {
-            ModeKind::Reverse(mode) if mode.scheme.is_http() => {
-                &Destination::plain(Arc::clone(&target.host), target.port)
-            }
-            _ => target,
+        let is_http = matches!(&ctx.mode.kind, ModeKind::Reverse(to) if to.scheme.is_http());
+        // Whether HTTP over TLS offers HTTP/2, only the client can say. What passes unseen may be no TLS at all.
+        let first = match is_http || next_layer::is_surely_ignored(&ctx.settings, target) {
+            true => &target.without_tls(),
+            false => target,
         };
         let server = Server::new(Some(target.address()));
         match upstreams.fresh(first, server.into()).await {
             Ok(conn) => upstreams.put_new(conn),
+            // Nothing can be said about it in raw TCP.
+            Err(_) if matches!(&ctx.mode.kind, ModeKind::Reverse(_)) && !is_http => return,
             Err(failure) => upstreams.remember_failure(target.clone(), failure),
         }
     }
@@ -111,7 +115,7 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
 async fn original_destination(io: &Io) -> std::io::Result<SocketAddr> {
     match io {
         Io::Tcp(tcp) => platform::original_destination(tcp).await,
-        _ => Err(std::io::ErrorKind::Unsupported.into()),
+        _ => Err(ErrorKind::Unsupported.into()),
     }
 }
 
@@ -135,11 +139,10 @@ pub(crate) async fn layers(
     mut writer: Writer,
     upstreams: &Upstreams,
 ) {
-    // TLS is ended once on the way to the proxy, and once in a tunnel. What is TLS below that is the server's.
-    let mut tls_ended = false;
+    let mut passed = Passed::default();
     loop {
         writer.set_patience(ctx.settings.idle_timeout);
-        let Some(layer) = next(&ctx, &mut reader, upstreams).await else { return };
+        let Some(layer) = next(&ctx, &mut reader, upstreams, passed).await else { return };
         match layer {
             LayerKind::Http if speaks_http2(&ctx, &mut reader).await => {
                 let (io, read) = io::join(reader, writer);
@@ -158,7 +161,7 @@ pub(crate) async fn layers(
                     }
                     http1::End::Tunnel(destination) => {
                         ctx.target = Some(destination);
-                        tls_ended = false;
+                        passed = Passed::default();
                     }
                     http1::End::Upgrade(conn, flow) => {
                         upgraded(&ctx, (reader, writer), *conn, flow).await;
@@ -166,27 +169,50 @@ pub(crate) async fn layers(
                     }
                 }
             }
-            LayerKind::Tls if !tls_ended => {
-                tls_ended = true;
+            LayerKind::Tls if !passed.tls => {
+                passed.tls = true;
                 let (io, read) = io::join(reader, writer);
                 match Box::pin(tls::accept(&mut ctx, io, read, upstreams)).await {
                     tls::Accepted::Established(io) => {
                         (reader, writer) = io::split(io, BytesMut::new());
                     }
                     tls::Accepted::Ignored(io, read) => {
-                        (reader, writer) = io::split(io, read);
-                        pass(&ctx, reader, writer, upstreams).await;
+                        pass::unseen(&ctx, io::split(io, read), upstreams).await;
                         return;
                     }
                     tls::Accepted::Failed => return,
                 }
             }
-            LayerKind::Tls | LayerKind::Tcp | LayerKind::Ignore => {
-                pass(&ctx, reader, writer, upstreams).await;
+            LayerKind::Tls | LayerKind::Tcp => {
+                let watch = if passed.tls { Watch::Nothing } else { Watch::Tls };
+                let client = (reader, writer);
+                match Box::pin(tcp::serve(&ctx, client, upstreams, watch)).await {
+                    tcp::End::Closed => return,
+                    tcp::End::Tls(on, out) => (reader, writer) = (on, out),
+                }
+                passed.raw = true;
+                // The server is asked to begin TLS, too, whatever its mode said of the beginning.
+                ctx.target = ctx.target.map(|target| Destination { tls: true, ..target });
+            }
+            LayerKind::Ignore => {
+                if !passed.tls {
+                    // What passes is between the client and the server alone.
+                    ctx.target = ctx.target.map(|target| target.without_tls());
+                }
+                Box::pin(pass::ignored(&ctx, (reader, writer), upstreams)).await;
                 return;
             }
         }
     }
+}
+
+/// What the layers so far were, on the way to the present target.
+#[derive(Clone, Copy, Default)]
+struct Passed {
+    /// TLS was ended. That is done once on the way to the proxy, and once in a tunnel. What is TLS below that is the server's.
+    tls: bool,
+    /// Raw TCP, in which TLS then began.
+    raw: bool,
 }
 
 /// As [`layers`], for a stream inside of another's: it owns what it uses, and hides its type, which would contain itself.
@@ -217,39 +243,87 @@ async fn speaks_http2(ctx: &Context, reader: &mut Reader) -> bool {
 
 /// Goes on after the server switched protocols.
 pub(crate) async fn upgraded(ctx: &Context, client: (Reader, Writer), conn: ServerConn, flow: FlowRef) {
-    flow.set_live(false);
-    relay(ctx, client, conn).await;
+    if flow.websocket().is_none() {
+        flow.set_live(false);
+        Box::pin(switched(ctx, client, conn)).await;
+        return;
+    }
+    let ServerConn { server, reader, writer, hop, .. } = conn;
+    Box::pin(websocket::serve(ctx, client, (reader, writer), &flow)).await;
+    ended(&ctx.engine, &ctx.client, server, hop).await;
+}
+
+/// Goes on after the server switched to a protocol that is not known here.
+async fn switched(ctx: &Context, client: (Reader, Writer), conn: ServerConn) {
+    if ctx.settings.rawtcp {
+        tcp::serve_both(ctx, client, conn).await;
+        return;
+    }
+    warn!(
+        client = %client_name(&ctx.client),
+        "The server switched to another protocol, which is passed on only as raw TCP: rawtcp is off."
+    );
+    tcp::close(ctx, client, conn).await;
 }
 
 /// Decides what the stream speaks; `None` if it ended before that could be told.
-async fn next(ctx: &Context, reader: &mut Reader, upstreams: &Upstreams) -> Option<LayerKind> {
+async fn next(
+    ctx: &Context,
+    reader: &mut Reader,
+    upstreams: &Upstreams,
+    passed: Passed,
+) -> Option<LayerKind> {
+    let (sni, alpn) = ctx.client.with(|client| {
+        let facts = &client.tls_facts;
+        (facts.sni.clone(), facts.alpn.clone())
+    });
+    let ended = Ended { sni: sni.as_deref(), alpn: alpn.as_deref() };
+    let (server, greeting) = match &ctx.target {
+        Some(target) => upstreams.ahead(target).unzip(),
+        None => (None, None),
+    };
+    let peer = server.as_ref().and_then(|server| server.with(|server| server.peername.clone()));
+    let mut server_spoke = greeting.is_some_and(|greeting| !greeting.is_empty());
+    // Whoever has begun must come to the point.
+    let mut deadline: Option<Instant> = None;
+    let mut late = false;
     let choice = loop {
         let known = Known {
             data: &reader.buf,
-            in_tunnel: ctx.target.is_some(),
-            eof: reader.eof,
-            rawtcp: ctx.settings.rawtcp,
+            complete: reader.eof || late,
+            server_spoke,
+            mode: &ctx.mode.kind,
+            target: ctx.target.as_ref(),
+            peer: peer.as_ref(),
+            ended: passed.tls.then_some(ended),
+            was_raw: passed.raw,
+            settings: &ctx.settings,
         };
         match next_layer::decide(&known) {
             Decision::Layer(layer) => break layer,
             Decision::NeedMore if reader.eof => return None,
             Decision::NeedMore => {}
         }
+        if !reader.buf.is_empty() && deadline.is_none() {
+            deadline = Some(Instant::now() + ctx.settings.handshake_timeout);
+        }
+        let patience = deadline
+            .map_or(ctx.settings.idle_timeout, |due| due.saturating_duration_since(Instant::now()));
         let read = tokio::select! {
             biased;
-            read = reader.fill_within(ctx.settings.idle_timeout) => read,
+            read = reader.fill_within(patience) => read,
             // SMTP, FTP and their kin begin with a greeting.
-            () = upstreams.server_speaks(), if ctx.target.is_some() => {
-                break if ctx.settings.rawtcp { LayerKind::Tcp } else { LayerKind::Http };
+            () = server_speaks(ctx, upstreams), if !server_spoke => {
+                server_spoke = true;
+                continue;
             }
         };
         match read {
-            Ok(0) if reader.buf.is_empty() => return None,
             Ok(_) => {}
-            Err(error) => {
-                if error.kind() == std::io::ErrorKind::TimedOut {
-                    info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
-                }
+            Err(error) if error.kind() != ErrorKind::TimedOut => return None,
+            Err(_) if deadline.is_some() => late = true,
+            Err(_) => {
+                info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
                 return None;
             }
         }
@@ -257,38 +331,25 @@ async fn next(ctx: &Context, reader: &mut Reader, upstreams: &Upstreams) -> Opti
     if !ctx.engine.hooks.wanted().has(Hook::NextLayer) {
         return Some(choice);
     }
-    let server = ctx.target.as_ref().map(Destination::address);
+    let ahead = ctx.target.as_ref().and_then(|target| upstreams.ahead(target));
+    let (server, greeting) = ahead.unwrap_or_else(|| {
+        let address = ctx.target.as_ref().map(Destination::address);
+        (Server::new(address).into(), Bytes::new())
+    });
     let data = Shared::new(NextLayerData {
         client: ctx.client.clone(),
-        server: Server::new(server).into(),
+        server,
         data_client: Bytes::copy_from_slice(&reader.buf),
-        data_server: Bytes::new(),
+        data_server: greeting,
         layer: Some(choice),
     });
     ctx.engine.fire(Event::NextLayer(data.clone())).await;
     data.with(|data| data.layer).or(Some(choice))
 }
 
-/// Connects the client with the server and leaves them alone. Inside of TLS the server is spoken to in TLS as well.
-async fn pass(ctx: &Context, reader: Reader, writer: Writer, upstreams: &Upstreams) {
-    let Some(destination) = &ctx.target else { return };
-    let conn = if let Some(conn) = upstreams.take(destination) {
-        conn
-    } else {
-        let server = Server::new(Some(destination.address()));
-        match upstreams.open(destination, server.into()).await {
-            Ok(conn) => conn,
-            // It was logged, and there is nothing that could be answered.
-            Err(_) => return,
-        }
-    };
-    relay(ctx, (reader, writer), conn).await;
-}
-
-/// Copies both directions until the end, and closes the server connection.
-async fn relay(ctx: &Context, client: (Reader, Writer), conn: ServerConn) {
-    let ServerConn { server, reader, writer, hop, .. } = conn;
-    // Either side may end this as it likes.
-    let _ = io::relay(client, (reader, writer), ctx.settings.idle_timeout).await;
-    ended(&ctx.engine, &ctx.client, server, hop).await;
+async fn server_speaks(ctx: &Context, upstreams: &Upstreams) {
+    match &ctx.target {
+        Some(target) => upstreams.server_speaks(target).await,
+        None => std::future::pending().await,
+    }
 }

@@ -140,7 +140,8 @@ async fn push(builder: &mut BodyBuilder, piece: &Piece) {
     }
 }
 
-async fn push_data(builder: &mut BodyBuilder, data: Bytes) {
+/// Adds to a builder, and waits for the disk if it is behind.
+pub(crate) async fn push_data(builder: &mut BodyBuilder, data: Bytes) {
     match builder.push(data) {
         Pushed::Ok => {}
         Pushed::Full => builder.ready().await,

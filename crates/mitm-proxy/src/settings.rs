@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use mitm_codec::http1::{Limits, Rules};
 use mitm_options::{Opt, OptionValue, Options, OptionsError, core as opts};
 
-use crate::mode::Credentials;
+use crate::{hosts::HostList, mode::Credentials};
 
 /// A snapshot of the options. Connections take the one in force when they begin; an exchange too.
 #[derive(Clone, Debug)]
@@ -49,6 +49,14 @@ pub struct Settings {
     /// What an upstream proxy is told about us.
     pub upstream_auth: Option<Credentials>,
     pub http_connect_send_host_header: bool,
+    /// Which connections are passed without looking into them.
+    pub ignore_hosts: HostList,
+    /// If not empty: which connections are looked into.
+    pub allow_hosts: HostList,
+    /// Which connections are raw TCP, below TLS.
+    pub tcp_hosts: HostList,
+    /// Connections that are passed become flows of raw TCP.
+    pub show_ignored_hosts: bool,
 }
 
 impl Default for Settings {
@@ -76,6 +84,10 @@ impl Default for Settings {
             auth: false,
             upstream_auth: None,
             http_connect_send_host_header: true,
+            ignore_hosts: HostList::default(),
+            allow_hosts: HostList::default(),
+            tcp_hosts: HostList::default(),
+            show_ignored_hosts: false,
         }
     }
 }
@@ -133,6 +145,10 @@ impl Settings {
             upstream_auth: text(options, "upstream_auth")
                 .and_then(|spec| Credentials::of_basic(&spec)),
             http_connect_send_host_header: options.get(&opts::HTTP_CONNECT_SEND_HOST_HEADER),
+            ignore_hosts: hosts(options, &opts::IGNORE_HOSTS)?,
+            allow_hosts: hosts(options, &opts::ALLOW_HOSTS)?,
+            tcp_hosts: hosts(options, &opts::TCP_HOSTS)?,
+            show_ignored_hosts: options.get(&opts::SHOW_IGNORED_HOSTS),
             ..default
         })
     }
@@ -150,6 +166,12 @@ fn size(options: &Options, option: &Opt<String>) -> Result<usize, OptionsError> 
 fn seconds(options: &Options, option: &Opt<i64>) -> Result<Duration, OptionsError> {
     let seconds = options.get(option);
     u64::try_from(seconds).map(Duration::from_secs).map_err(|_| negative(option.name()))
+}
+
+fn hosts(options: &Options, option: &Opt<Vec<String>>) -> Result<HostList, OptionsError> {
+    HostList::new(&options.get(option)).map_err(|error| {
+        OptionsError::invalid(format!("Invalid value for {}: {error}", option.name()))
+    })
 }
 
 /// Returns the value of an option that an addon declares, if there is one.

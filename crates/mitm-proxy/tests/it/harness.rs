@@ -22,6 +22,7 @@ pub(crate) struct Recorder {
     react: Box<React>,
     need: Need,
     wanted: HookSet,
+    watches_servers: bool,
 }
 
 impl Hooks for Recorder {
@@ -35,7 +36,9 @@ impl Hooks for Recorder {
             return None;
         }
         self.names.lock().push(event.hook().name().to_owned());
-        if let Event::Requestheaders(flow) | Event::HttpConnect(flow) = &event {
+        if let Event::Requestheaders(flow) | Event::HttpConnect(flow) | Event::TcpStart(flow) =
+            &event
+        {
             self.flows.lock().push(flow.clone());
         }
         (self.react)(&event);
@@ -47,7 +50,7 @@ impl Hooks for Recorder {
     }
 
     fn servers_are_watched(&self) -> bool {
-        false
+        self.watches_servers
     }
 }
 
@@ -59,6 +62,10 @@ pub(crate) struct Proxied {
 
 /// What a test sets up.
 pub(crate) struct Setup {
+    /// As in the option `mode`.
+    pub(crate) mode: String,
+    /// As if a script listened to hooks of server connections: they are not shared.
+    pub(crate) watches_servers: bool,
     pub(crate) settings: Settings,
     pub(crate) need: Need,
     pub(crate) wanted: HookSet,
@@ -68,6 +75,8 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            mode: "regular".into(),
+            watches_servers: false,
             settings: Settings::default(),
             need: Need::Nothing,
             wanted: HookSet::ALL,
@@ -92,9 +101,10 @@ impl Setup {
             react: self.react,
             need: self.need,
             wanted: self.wanted,
+            watches_servers: self.watches_servers,
         });
         let proxy = Proxy::new(recorder.clone(), self.settings);
-        let mode = Mode::parse("regular@127.0.0.1:0").unwrap();
+        let mode = Mode::parse(&format!("{}@127.0.0.1:0", self.mode)).unwrap();
         let errors = proxy.listen(vec![mode], &ListenDefaults::default()).await;
         assert!(errors.is_empty(), "{errors:?}");
         let address = proxy.listening()[0];
