@@ -9,7 +9,8 @@
 //! The end comes in one of these ways, and `websocket_end` tells it:
 //!
 //! 1. One side closes. Its close frame goes to the other side, which may send what it still has and its own close frame.
-//! 2. One side breaks the rules. Both are sent a close frame with the reason.
+//! 2. One side breaks the rules. The other has a moment for its answer to what was right, then both are sent a close
+//!    frame with the reason.
 //! 3. One side is gone, or neither had anything to say for too long: 1006. The other is sent a close frame.
 //! 4. The flow is killed. Both connections are reset.
 //!
@@ -46,16 +47,16 @@ use lane::{Lane, Stop};
 const MESSAGE_LIMIT: u64 = 256 << 20;
 /// How long the other side has to answer a close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long the other side's answers are waited for when the connection is about to be failed. Once told of that, it
+/// would have no occasion.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a peer has to take the last frame, and to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Gives the flow of a finished handshake its WebSocket part, if options allow it and the version is known here.
 pub(crate) fn announce(ctx: &Context, flow: &FlowRef) {
     let (Some(request), Some(response)) = (flow.request(), flow.response()) else { return };
-    if ctx.settings.websocket
-        && request.with(|request| asks_for_it(request))
-        && response.with(|response| grants_it(response))
-    {
+    if ctx.settings.websocket && request.with(asks_for_it) && response.with(grants_it) {
         flow.set_websocket(Some(Shared::new(WebSocketData::default())));
     }
 }
@@ -178,9 +179,14 @@ async fn run(session: &Session<'_>, up: &mut Lane, down: &mut Lane) -> End {
         }
     };
     match &stop {
+        // It was told its own end; how it ends is of no further interest.
         Stop::Closed(_) => {
-            // It was told its own end; how it ends is of no further interest.
             let _ = timeout(CLOSE_WAIT, other).await;
+            End::Stopped(side, stop)
+        }
+        // What it says to what came before the violation is still wanted.
+        Stop::Failed(_) => {
+            let _ = timeout(LAST_WORDS, other).await;
             End::Stopped(side, stop)
         }
         // A side that takes no more may have said why.
@@ -189,7 +195,7 @@ async fn run(session: &Session<'_>, up: &mut Lane, down: &mut Lane) -> End {
             Ok((other, stop)) => End::Stopped(other, stop),
             Err(_) => End::Stopped(opposite(side), Stop::Lost),
         },
-        Stop::Lost | Stop::Failed(_) => End::Stopped(side, stop),
+        Stop::Lost => End::Stopped(side, stop),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     framing::{self, Recipient},
     hooks::{Direction, Event, Hook, Stage},
     plan::{self, Arriving, Keeper, Plan},
+    websocket,
 };
 
 /// How a response ended.
@@ -169,6 +170,9 @@ impl<'a> Answer<'a> {
                     let live = Live { received, begun: Some(begun), keeper };
                     self.forward(reply, &response, live, outgoing).await?
                 } else {
+                    if switched {
+                        websocket::announce(self.ctx, self.flow);
+                    }
                     self.fire_response(Stage::Whole).await?;
                     let response = self.flow.response().unwrap_or(response);
                     // A hook may have refused to switch.
