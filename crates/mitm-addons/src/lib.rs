@@ -11,6 +11,7 @@ pub mod dumper;
 pub mod errorcheck;
 pub mod eventstore;
 mod filters;
+mod inject;
 pub mod intercept;
 pub mod keepserving;
 mod modes;
