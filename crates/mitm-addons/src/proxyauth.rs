@@ -1,7 +1,7 @@
 //! [`ProxyAuth`]: lets in only those who say a name and a password.
 //!
 //! The option `proxyauth` says whom: anybody who says something (`any`), one user (`USER:PASSWORD`), the users of a
-//! file (`@PATH`, see [`htpasswd`]) or of a directory (`ldap:…`, see [`ldap`]). How a client is asked depends on the
+//! file (`@PATH`) or of a directory (`ldap:…`). How a client is asked depends on the
 //! mode: one that knows that it talks to a proxy is asked as by a proxy (407), all others as by the server (401), and
 //! those of SOCKS5 in its own way.
 //!

@@ -131,14 +131,12 @@ async fn negotiate(
             conn = upstreams.fresh(&target, server.into()) => conn,
             () = closes(reader) => return Err(Refused(None)),
         };
-        match conn {
-            Ok(conn) => upstreams.put_new(conn),
-            Err(_) => {
-                // It was logged.
-                socks5::write_reply(writer.out(), ReplyCode::HostUnreachable);
-                return Err(Refused(None));
-            }
-        }
+        let Ok(conn) = conn else {
+            // It was logged.
+            socks5::write_reply(writer.out(), ReplyCode::HostUnreachable);
+            return Err(Refused(None));
+        };
+        upstreams.put_new(conn);
     }
     socks5::write_reply(writer.out(), ReplyCode::Succeeded);
     flush(writer).await?;

@@ -1,7 +1,7 @@
 //! Users of a directory: `ldap[s]:HOST[:PORT]:BIND_DN:PASSWORD:SUBTREE[?search_filter_key=ATTRIBUTE]`.
 //!
-//! To check somebody the server is asked three times, on a connection of its own: bind as BIND_DN, search SUBTREE for
-//! the entry whose ATTRIBUTE (default `cn`) is the user's name, bind as that entry with the password. The name is
+//! To check somebody the server is asked three times, on a connection of its own: bind as `BIND_DN`, search `SUBTREE`
+//! for the entry whose `ATTRIBUTE` (default `cn`) is the user's name, bind as that entry with the password. The name is
 //! escaped in the filter, and an empty password, which a server takes for an anonymous bind, is never sent.
 //!
 //! With `ldaps` the server's certificate is verified by the authorities of `ssl_verify_upstream_trusted_ca` and

@@ -16,13 +16,16 @@ use super::{
 pub(super) enum Validator {
     /// Whatever is said, as long as something is.
     Any,
-    Single {
-        tagger: Tagger,
-        name: Tag,
-        password: Tag,
-    },
+    Single(Box<SingleUser>),
     File(Arc<FileUsers>),
     Ldap(Box<Ldap>),
+}
+
+/// One user, whose name and password are not kept as they are.
+pub(super) struct SingleUser {
+    tagger: Tagger,
+    name: Tag,
+    password: Tag,
 }
 
 /// The users of a file. Hashes are made to take long, so only two are computed at once, on threads that may take their
@@ -63,18 +66,14 @@ impl Validator {
         })?;
         let tagger = Tagger::new()?;
         let (name, password) = (tagger.tag(name.as_bytes()), tagger.tag(password.as_bytes()));
-        Ok(Self::Single { tagger, name, password })
+        Ok(Self::Single(Box::new(SingleUser { tagger, name, password })))
     }
 
     /// Decides, if that takes no time.
     pub(super) fn check_now(&self, credentials: &Credentials) -> Option<bool> {
         match self {
             Self::Any => Some(true),
-            Self::Single { tagger, name, password } => {
-                let is_name = name.is(&tagger.tag(credentials.name.as_bytes()));
-                let is_password = password.is(&tagger.tag(credentials.password.as_bytes()));
-                Some(is_name & is_password)
-            }
+            Self::Single(user) => Some(user.is(credentials)),
             Self::File(file) => file.accepted.has(credentials).then_some(true),
             Self::Ldap(ldap) => ldap.check_now(credentials),
         }
@@ -86,7 +85,7 @@ impl Validator {
             return known;
         }
         match self {
-            Self::Any | Self::Single { .. } => false,
+            Self::Any | Self::Single(_) => false,
             Self::File(file) => file.check(credentials).await,
             Self::Ldap(ldap) => ldap.check(credentials).await,
         }
@@ -98,9 +97,17 @@ impl Validator {
     /// It cannot, for now at least.
     pub(super) async fn try_out(&self) -> Result<(), String> {
         match self {
-            Self::Any | Self::Single { .. } | Self::File(_) => Ok(()),
+            Self::Any | Self::Single(_) | Self::File(_) => Ok(()),
             Self::Ldap(ldap) => ldap.try_out().await,
         }
+    }
+}
+
+impl SingleUser {
+    fn is(&self, credentials: &Credentials) -> bool {
+        let is_name = self.name.is(&self.tagger.tag(credentials.name.as_bytes()));
+        let is_password = self.password.is(&self.tagger.tag(credentials.password.as_bytes()));
+        is_name & is_password
     }
 }
 
