@@ -145,6 +145,13 @@ pub(crate) async fn layers(
         let Some(layer) = next(&ctx, &mut reader, upstreams, passed).await else { return };
         match layer {
             LayerKind::Http if speaks_http2(&ctx, &mut reader).await => {
+                if let Some(target) = &mut ctx.target
+                    && !target.tls
+                    && !ctx.client.with(|client| client.tls)
+                {
+                    // Who begins like this without asking knows that the server speaks HTTP/2.
+                    target.alpn = [Bytes::from_static(b"h2")].into();
+                }
                 let (io, read) = io::join(reader, writer);
                 Box::pin(http2::serve(ctx, io, read, upstreams)).await;
                 return;

@@ -18,7 +18,7 @@ use crate::{
     platform,
     settings::Settings,
     tls::{Sniffed, TlsContext},
-    upstream::Pool,
+    upstream::{Http1Only, Pool},
 };
 
 /// Shared by the listeners and all connections.
@@ -31,6 +31,8 @@ pub struct Engine {
     pub(crate) pool: Pool,
     /// What is known of servers' certificates.
     pub(crate) sniffed: Sniffed,
+    /// What is known of servers that should speak HTTP/2.
+    pub(crate) http1_only: Http1Only,
     pub(crate) injections: Injections,
     listening: RwLock<Vec<SocketAddr>>,
     connections: AtomicUsize,
@@ -48,6 +50,7 @@ impl Engine {
             tls_ready: Notify::new(),
             pool: Pool::default(),
             sniffed: Sniffed::default(),
+            http1_only: Http1Only::default(),
             injections: Injections::default(),
             listening: RwLock::default(),
             connections: AtomicUsize::new(0),

@@ -17,7 +17,7 @@ mod tunnel;
 use std::{
     future::poll_fn,
     io,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use h2::{Reason, RecvStream, SendStream};
 use mitm_codec::http1::Piece;
 use mitm_flow::Headers;
 use smallvec::smallvec;
+use tokio::time::timeout;
 
 pub(crate) use self::{
     convert::{HTTP2, framing, request_to_http1, request_to_http2, response_to_http1},
@@ -122,29 +123,33 @@ impl BodyIn {
     }
 }
 
-/// Sends a part of a body as the peer's window allows, giving up when it takes nothing for `patience`.
-async fn send_data(
+/// Sends as much of `rest` as the peer's window allows; ready when something was sent.
+fn poll_send(
     stream: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    rest: &mut Bytes,
+) -> Poll<io::Result<()>> {
+    stream.reserve_capacity(rest.len());
+    let capacity = match ready!(stream.poll_capacity(cx)) {
+        // Capacity of 0 is news of no use.
+        Some(Ok(0)) => return Poll::Pending,
+        Some(capacity) => capacity.map_err(io_error)?,
+        None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+    };
+    let piece = rest.split_to(capacity.min(rest.len()));
+    Poll::Ready(stream.send_data(piece, false).map_err(io_error))
+}
+
+/// Sends a part of a body by `send`, which is [`poll_send`] on some stream. Gives up when nothing goes out for `patience`.
+async fn send_data(
     data: &Bytes,
     patience: Duration,
+    mut send: impl FnMut(&mut Context<'_>, &mut Bytes) -> Poll<io::Result<()>>,
 ) -> io::Result<()> {
     let mut rest = data.clone();
     while !rest.is_empty() {
-        stream.reserve_capacity(rest.len());
-        let capacity = poll_fn(|cx| {
-            match stream.poll_capacity(cx) {
-                // Capacity of 0 is news of no use.
-                Poll::Ready(Some(Ok(0))) => Poll::Pending,
-                ready => ready,
-            }
-        });
-        let capacity = match tokio::time::timeout(patience, capacity).await {
-            Ok(Some(capacity)) => capacity.map_err(io_error)?,
-            Ok(None) => return Err(io::ErrorKind::BrokenPipe.into()),
-            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        let piece = rest.split_to(capacity.min(rest.len()));
-        stream.send_data(piece, false).map_err(io_error)?;
+        let sent = poll_fn(|cx| send(cx, &mut rest));
+        timeout(patience, sent).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     }
     Ok(())
 }

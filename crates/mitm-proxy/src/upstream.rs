@@ -220,6 +220,11 @@ impl Upstreams {
             Speaks::Failed(failure, since) if since.elapsed() < FAILED_FOR => {
                 return Err(failure.clone());
             }
+            Speaks::Unknown if !destination.tls && self.0.engine.http1_only.has(destination) => {
+                *speaks = Speaks::Http1;
+                drop(speaks);
+                return self.get_http1(destination, server, sharing).await.map(Line::Http1);
+            }
             Speaks::Unknown | Speaks::Failed(..) => {}
         }
         let conn = match self.get_http1(destination, server, sharing).await {
@@ -233,9 +238,22 @@ impl Upstreams {
             *speaks = Speaks::Http1;
             return Ok(Line::Http1(conn));
         }
-        let session = http2::Session::start(&self.0.engine, &self.0.client, conn).await?;
-        *speaks = Speaks::Http2(session.clone());
-        Ok(Line::Http2(session))
+        match http2::Session::start(&self.0.engine, &self.0.client, conn).await {
+            Ok(session) => {
+                *speaks = Speaks::Http2(session.clone());
+                Ok(Line::Http2(session))
+            }
+            Err(_) if !destination.tls => {
+                // The client believed it, but the server does not know HTTP/2.
+                *speaks = Speaks::Http1;
+                drop(speaks);
+                self.0.engine.http1_only.put(destination.address());
+                self.get_http1(destination, Shared::new(Server::new(None)), Sharing::Own)
+                    .await
+                    .map(Line::Http1)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn get_http1(
@@ -688,6 +706,29 @@ fn describe(server: &Server) -> String {
 
 pub(crate) fn client_name(client: &Shared<Client>) -> String {
     client.with(|client| client.peername.as_ref().map(ToString::to_string)).unwrap_or_default()
+}
+
+/// Servers that did not know HTTP/2 when somebody spoke it to them unasked.
+#[derive(Default)]
+pub(crate) struct Http1Only(Mutex<HashMap<Address, Instant>>);
+
+/// How long, and of how many servers, that is remembered.
+const HTTP1_ONLY_FOR: Duration = Duration::from_mins(10);
+const HTTP1_ONLY_MAX: usize = 1_000;
+
+impl Http1Only {
+    fn has(&self, destination: &Destination) -> bool {
+        let known = self.0.lock();
+        known.get(&destination.address()).is_some_and(|since| since.elapsed() < HTTP1_ONLY_FOR)
+    }
+
+    fn put(&self, address: Address) {
+        let mut known = self.0.lock();
+        if known.len() >= HTTP1_ONLY_MAX {
+            known.clear();
+        }
+        known.insert(address, Instant::now());
+    }
 }
 
 /// Idle connections whose clients left.

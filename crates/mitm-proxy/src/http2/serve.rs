@@ -1,6 +1,6 @@
 //! HTTP/2 with a client: each stream is an [exchange](crate::exchange).
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use h2::{
@@ -18,7 +18,7 @@ use tracing::{debug, info};
 
 use super::{
     BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX, convert,
-    describe, name, send_data, send_end, tunnel::Tunnel,
+    describe, name, poll_send, send_data, send_end, tunnel::Tunnel,
 };
 use crate::{
     body::{BodyWriter, Next},
@@ -395,11 +395,13 @@ impl Outgoing for H2Outgoing {
             return Ok(());
         }
         self.send_head(false)?;
-        let stream = self.sender.0.lock().stream.take();
-        let Some(mut stream) = stream else { return Err(Failure::ClientGone) };
-        let sent = send_data(&mut stream, data, self.patience).await;
-        self.sender.0.lock().stream = Some(stream);
-        sent.map_err(|error| Failure::client(&error))
+        let sent = send_data(data, self.patience, |cx, rest| {
+            match &mut self.sender.0.lock().stream {
+                Some(stream) => poll_send(stream, cx, rest),
+                None => Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into())),
+            }
+        });
+        sent.await.map_err(|error| Failure::client(&error))
     }
 
     fn end(&mut self, _: Option<&Bytes>, trailers: Option<&Headers>) {

@@ -27,7 +27,7 @@ use tracing::{debug, info};
 
 use super::{
     BodyIn, CONNECTION_WINDOW, FRAME_MAX, HTTP2, SEND_BUFFER, STREAM_WINDOW, convert, describe,
-    name, send_data, send_end,
+    name, poll_send, send_data, send_end,
 };
 use crate::{
     body::Next,
@@ -84,6 +84,7 @@ impl Session {
         conn: ServerConn,
     ) -> Result<Self, Failure> {
         let settings = engine.settings();
+        let is_certain = conn.destination.tls;
         let ServerConn { server, reader, writer, hop, .. } = conn;
         let (io, read) = streams::join(reader, writer);
         let handshake = Builder::new()
@@ -97,11 +98,26 @@ impl Session {
             .initial_max_send_streams(STREAMS_AT_FIRST)
             .enable_push(false)
             .handshake(Buffered::new(read, io));
-        let started = match timeout(settings.handshake_timeout, handshake).await {
-            Ok(started) => started.map_err(|error| describe(&error)),
+        let begin = async {
+            let (requests, mut connection) = handshake.await?;
+            let mut pings = connection.ping_pong();
+            if !is_certain && let Some(pings) = &mut pings {
+                // Nobody agreed to this: an answer shows that the server understands.
+                tokio::select! {
+                    pong = pings.ping(Ping::opaque()) => drop(pong?),
+                    ended = &mut connection => {
+                        ended?;
+                        return Err(Reason::HTTP_1_1_REQUIRED.into());
+                    }
+                }
+            }
+            Ok((requests, connection, pings))
+        };
+        let started = match timeout(settings.handshake_timeout, begin).await {
+            Ok(started) => started.map_err(|error: h2::Error| describe(&error)),
             Err(_) => Err("HTTP/2 connection closed: it could not be begun in time".to_owned()),
         };
-        let (requests, mut connection) = match started {
+        let (requests, connection, pings) = match started {
             Ok(started) => started,
             Err(text) => {
                 upstream::ended(engine, client, server, hop).await;
@@ -109,7 +125,6 @@ impl Session {
             }
         };
         let state = Arc::new(State::default());
-        let pings = connection.ping_pong();
         let driver = {
             let (engine, client) = (Arc::clone(engine), client.clone());
             let (server, state) = (server.clone(), Arc::clone(&state));
@@ -231,7 +246,8 @@ pub(crate) struct RequestOut {
 
 impl RequestOut {
     pub(crate) async fn data(&mut self, data: &Bytes) -> io::Result<()> {
-        send_data(&mut self.stream, data, self.patience).await
+        let Self { stream, patience, .. } = self;
+        send_data(data, *patience, |cx, rest| poll_send(stream, cx, rest)).await
     }
 
     pub(crate) fn end(&mut self, trailers: Option<&Headers>) -> io::Result<()> {

@@ -9,6 +9,7 @@ mod hooks;
 mod ignored;
 mod old_tls;
 mod order;
+mod http2;
 mod smuggling;
 mod tcp;
 mod socks5;
