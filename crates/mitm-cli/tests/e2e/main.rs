@@ -18,3 +18,4 @@ mod main_job;
 mod peer;
 mod streaming;
 mod support;
+mod websocket;
