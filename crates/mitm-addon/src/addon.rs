@@ -113,7 +113,8 @@ macro_rules! define {
                 HookSet::NONE
             }
 
-            /// Returns what this addon wants of the body of this message of `flow`, whose head is known.
+            /// Returns what this addon wants of the body of this message of `flow`, whose head is known. Of a TCP flow,
+            /// which has begun: whether messages are looked at after their hook (see [`Need`]).
             fn need(&self, _flow: &FlowRef, _direction: Direction) -> Need {
                 Need::Nothing
             }

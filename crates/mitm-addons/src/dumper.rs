@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use arc_swap::ArcSwap;
 use mitm_addon::{Addon, HookResult, Loader, Outcome};
 use mitm_filter::{Filter, Horizon, Tri};
-use mitm_flow::FlowRef;
+use mitm_flow::{FlowKind, FlowRef};
 use mitm_options::{
     Opt, Options, OptionsError,
     core::{CONTENT_VIEW_LINES_CUTOFF, SHOWHOST},
@@ -159,7 +159,9 @@ impl Addon for Dumper {
 
     fn need(&self, flow: &FlowRef, direction: Direction) -> Need {
         let settings = self.settings.load();
-        let shown = if settings.detail >= 3 { Need::Tee } else { Need::Nothing };
+        // Of TCP flows each message is printed as it comes.
+        let is_read = settings.detail >= 3 && flow.kind() != FlowKind::Tcp;
+        let shown = if is_read { Need::Tee } else { Need::Nothing };
         let Some(filter) = &settings.filter else { return shown };
         match filter.foresee(flow, filters::known_at_head(direction), Horizon::Flow) {
             Tri::No => Need::Nothing,

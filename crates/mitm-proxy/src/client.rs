@@ -84,9 +84,10 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
         },
         ModeKind::Socks5 => {
             let (mut reader, mut writer) = io::split(io, BytesMut::new());
-            match socks5::serve(&mut ctx, &mut reader, &mut writer, upstreams).await {
-                true => layers(ctx, reader, writer, upstreams).await,
-                false => writer.shutdown().await,
+            if socks5::serve(&mut ctx, &mut reader, &mut writer, upstreams).await {
+                layers(ctx, reader, writer, upstreams).await;
+            } else {
+                writer.shutdown().await;
             }
             return;
         }
@@ -96,10 +97,8 @@ async fn arrive(mut ctx: Context, io: Io, upstreams: &Upstreams) {
     {
         let is_http = matches!(&ctx.mode.kind, ModeKind::Reverse(to) if to.scheme.is_http());
         // Whether HTTP over TLS offers HTTP/2, only the client can say. What passes unseen may be no TLS at all.
-        let first = match is_http || next_layer::is_surely_ignored(&ctx.settings, target) {
-            true => &target.without_tls(),
-            false => target,
-        };
+        let is_plain = is_http || next_layer::is_surely_ignored(&ctx.settings, target);
+        let first = if is_plain { &target.without_tls() } else { target };
         let server = Server::new(Some(target.address()));
         match upstreams.fresh(first, server.into()).await {
             Ok(conn) => upstreams.put_new(conn),
@@ -249,7 +248,12 @@ async fn speaks_http2(ctx: &Context, reader: &mut Reader) -> bool {
 }
 
 /// Goes on after the server switched protocols.
-pub(crate) async fn upgraded(ctx: &Context, client: (Reader, Writer), conn: ServerConn, flow: FlowRef) {
+pub(crate) async fn upgraded(
+    ctx: &Context,
+    client: (Reader, Writer),
+    conn: ServerConn,
+    flow: FlowRef,
+) {
     if flow.websocket().is_none() {
         flow.set_live(false);
         Box::pin(switched(ctx, client, conn)).await;

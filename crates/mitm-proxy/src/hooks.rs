@@ -294,6 +294,9 @@ pub struct Socks5AuthData {
 }
 
 /// What somebody wants of a body; the greatest of all wins.
+///
+/// A TCP flow has messages instead. From [`Tee`](Self::Tee) on, all of them are kept; below that the flow has the latest
+/// only, which is what `tcp_message` is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// The body is not looked at: forward it as it comes.

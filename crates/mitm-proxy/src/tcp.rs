@@ -22,7 +22,7 @@ use crate::{
     pass,
     upstream::{ServerConn, Upstreams, ended},
 };
-use mitm_flow::{Client, FlowData, FlowError, FlowRef, Server, Shared};
+use mitm_flow::{Address, Client, FlowData, FlowError, FlowRef, Server, Shared};
 
 /// What a conversation is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
     watch: Watch,
 ) -> End {
     let Some(destination) = &ctx.target else { return End::Closed };
-    let is_printed = is_printed(ctx, destination.address());
+    let is_printed = is_printed(ctx, &destination.address());
     if !is_printed && !ctx.engine.hooks.wanted().intersects(HOOKS) {
         pass::unseen(ctx, client, upstreams).await;
         return End::Closed;
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
 
 /// Serves a conversation over connections that exist: the server switched protocols.
 pub(crate) async fn serve_both(ctx: &Context, client: (Reader, Writer), conn: ServerConn) {
-    let is_printed = is_printed(ctx, conn.destination.address());
+    let is_printed = is_printed(ctx, &conn.destination.address());
     if !is_printed && !ctx.engine.hooks.wanted().intersects(HOOKS) {
         pass::relay(ctx, client, conn).await;
         return;
@@ -157,7 +157,7 @@ pub(crate) fn forget_handshake(ctx: &Context, conn: &ServerConn) {
 }
 
 /// True if `tcp_hosts` asks for this server. Then messages go to the event log.
-fn is_printed(ctx: &Context, server: mitm_flow::Address) -> bool {
+fn is_printed(ctx: &Context, server: &Address) -> bool {
     let hosts = &ctx.settings.tcp_hosts;
     if hosts.is_empty() {
         return false;

@@ -290,10 +290,10 @@ impl Upstreams {
         destination: &Destination,
         server: Shared<Server>,
     ) -> Result<ServerConn, Failure> {
-        if destination.tls {
-            if let Some(conn) = self.take_new(&destination.without_tls()) {
-                return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
-            }
+        if destination.tls
+            && let Some(conn) = self.take_new(&destination.without_tls())
+        {
+            return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
         }
         self.fresh(destination, server).await
     }
@@ -562,9 +562,8 @@ pub(crate) fn reopen<'a>(
     // Boxed, since reaching a proxy on the way may be a TLS handshake as well.
     Box::pin(async move {
         let first = hop.unwrap_or(server);
-        let tcp = open(engine, client, first)
-            .await
-            .map_err(|error| Failure::Connect(error.into()))?;
+        let tcp =
+            open(engine, client, first).await.map_err(|error| Failure::Connect(error.into()))?;
         let (peer, sock) = (tcp.peer_addr().ok(), tcp.local_addr().ok());
         for cell in [Some(server), hop].into_iter().flatten() {
             cell.update(|cell| {

@@ -9,6 +9,7 @@ const HELLO: &[u8] = b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03\
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: host.test\r\n\r\n";
 
 /// A case. What it does not say is as in a tunnel to `target.test:443` without lists.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Case {
     mode: &'static str,
     at_proxy: bool,

@@ -162,8 +162,8 @@ impl<'a> Talk<'a> {
                     read = server.reader.fill(), if reads_server => {
                         server.reader.eof |= read.is_err();
                     }
-                    sent = client.writer.flush(), if client.unsent => settle_sent(sent, client, server),
-                    sent = server.writer.flush(), if server.unsent => settle_sent(sent, server, client),
+                    sent = client.writer.flush(), if client.unsent => settle_sent(&sent, client, server),
+                    sent = server.writer.flush(), if server.unsent => settle_sent(&sent, server, client),
                     Some(message) = for_client.recv(), if !client.unsent && !server.ended => {
                         self.message(false, message.content).await?;
                     }
@@ -310,7 +310,7 @@ async fn pass_end(from: &mut Peer, to: &mut Peer) {
 }
 
 /// Something was sent to `peer`. If that failed it hears nothing more, so from the other side nothing more is read.
-fn settle_sent(sent: std::io::Result<()>, peer: &mut Peer, other: &mut Peer) {
+fn settle_sent(sent: &std::io::Result<()>, peer: &mut Peer, other: &mut Peer) {
     peer.unsent = false;
     if sent.is_err() {
         peer.writer.discard();

@@ -19,7 +19,10 @@ const HELLO: &[u8] = b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03\
 
 fn ignoring(pattern: &str) -> Setup {
     let ignore_hosts = HostList::new(&[pattern]).unwrap();
-    Setup { settings: Settings { ignore_hosts, ..Settings::default() }, ..Setup::needing(Need::Tee) }
+    Setup {
+        settings: Settings { ignore_hosts, ..Settings::default() },
+        ..Setup::needing(Need::Tee)
+    }
 }
 
 async fn tunnel(proxy: &Proxied, origin: &RawServer) -> RawClient {
@@ -36,7 +39,8 @@ fn has_flow(proxy: &Proxied) -> bool {
 
 #[tokio::test]
 async fn the_hello_reaches_the_server_byte_by_byte() {
-    let origin = RawServer::start(|_| vec![Received(HELLO.len()), Send("\x15 no".into()), End]).await;
+    let origin =
+        RawServer::start(|_| vec![Received(HELLO.len()), Send("\x15 no".into()), End]).await;
     for setup in [ignoring("^sni.test$"), ignoring(&origin.address().to_string())] {
         let before = origin.connections();
         let proxy = setup.start().await;

@@ -100,8 +100,7 @@ async fn an_empty_message_is_not_sent() {
             });
         }
     };
-    let proxy =
-        Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
+    let proxy = Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
     let mut client = proxy.client().await;
     client.send("secret").await;
     until("the message", || proxy.flows() > 0 && texts(&proxy.flow(0)).len() == 1).await;
@@ -152,8 +151,7 @@ async fn a_kill_ends_both_connections_and_sends_nothing() {
             flow.kill().unwrap();
         }
     };
-    let proxy =
-        Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
+    let proxy = Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
     let mut client = proxy.client().await;
     client.send("hello").await;
     assert_eq!(within("the end", client.read_to_end()).await, b"");
@@ -213,8 +211,7 @@ async fn messages_are_injected_in_both_directions() {
             });
         }
     };
-    let proxy =
-        Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
+    let proxy = Setup { react: Box::new(react), ..reverse(origin.address()) }.start().await;
     let mut client = proxy.client().await;
     client.send("one ").await;
     until("the first", || origin.received().first().is_some_and(|bytes| bytes == b"ONE ")).await;
@@ -372,10 +369,9 @@ async fn reverse_tls_ends_what_the_client_sends_and_begins_what_the_server_wants
 #[tokio::test]
 async fn a_server_that_speaks_first_inside_of_tls_is_heard_each_time() {
     let identity = tls::self_signed(&["origin.test"]);
-    let origin = RawServer::start_tls(identity.server_config(&[]), |_| {
-        vec![Send("* OK\r\n".into()), End]
-    })
-    .await;
+    let origin =
+        RawServer::start_tls(identity.server_config(&[]), |_| vec![Send("* OK\r\n".into()), End])
+            .await;
     for wanted in [HookSet::ALL, HookSet::NONE] {
         let proxy = Setup { wanted, ..Setup::needing(Need::Tee) }.start().await;
         let dir = tempfile::tempdir().unwrap();
@@ -467,7 +463,11 @@ async fn mail_server(names: &[&str]) -> (SocketAddr, JoinHandle<Vec<String>>) {
     (address, serving)
 }
 
-async fn start_tls_in_mid_stream(setup: Setup, through_tunnel: bool, server: SocketAddr) -> Proxied {
+async fn start_tls_in_mid_stream(
+    setup: Setup,
+    through_tunnel: bool,
+    server: SocketAddr,
+) -> Proxied {
     let proxy = setup.start().await;
     let dir = tempfile::tempdir().unwrap();
     let pem = proxy.set_tls(dir.path(), Verification::Insecure);
@@ -551,8 +551,9 @@ async fn what_only_looks_like_tls_in_mid_stream_is_a_message() {
 #[tokio::test]
 async fn a_hello_in_pieces_is_one() {
     let (server, serving) = mail_server(&["mail.test"]).await;
-    let proxy =
-        Setup { mode: format!("reverse:tcp://{server}"), ..Setup::needing(Need::Tee) }.start().await;
+    let proxy = Setup { mode: format!("reverse:tcp://{server}"), ..Setup::needing(Need::Tee) }
+        .start()
+        .await;
     let dir = tempfile::tempdir().unwrap();
     let pem = proxy.set_tls(dir.path(), Verification::Insecure);
     // Between the client and the proxy: passes the hello in two pieces.
