@@ -248,12 +248,7 @@ fn context(
     let passphrase = options.get(&opts::CERT_PASSPHRASE);
     let store = CertStore::new(authority, custom, passphrase.as_deref())
         .map_err(|error| invalid(&error))?;
-    Ok(TlsContext {
-        store: Arc::new(store),
-        downstream,
-        upstream,
-        client_options: client,
-    })
+    Ok(TlsContext { store: Arc::new(store), downstream, upstream, client_options: client })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! How parts behave one by one is tested where they are; here are only few tests of each.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod auth;
 mod bad_input;
 mod big;
 mod certificates;
@@ -15,7 +16,11 @@ mod clients;
 mod flags;
 mod idle;
 mod main_job;
+mod old_tls;
 mod peer;
+mod raw_tcp;
 mod streaming;
 mod support;
+mod transparent;
+mod upstream;
 mod websocket;

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     Lazy, OpensslFailure, OpensslStream, context,
     error::{setup_error, words},
-    x509,
+    offer, x509,
 };
 use crate::{
     key::KeyError,
@@ -77,8 +77,9 @@ impl Client {
         Self { options: options.clone(), insecure, context: Lazy::new() }
     }
 
-    /// Sets the library up at the first call.
+    /// Sets the library up, and makes sure that the options leave it something.
     pub(crate) fn check(&self) -> Result<(), String> {
+        offer(&self.options)?;
         self.shared().map(|_| ())
     }
 

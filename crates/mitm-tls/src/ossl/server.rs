@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     Lazy, OpensslStream, context,
     error::{setup_error, words},
-    x509,
+    offer, x509,
 };
 use crate::{ca::DHPARAM, options::TlsOptions, store::Leaf};
 
@@ -42,8 +42,9 @@ impl Server {
         Self { options: options.clone(), dhparam, context: Lazy::new() }
     }
 
-    /// Sets the library up at the first call.
+    /// Sets the library up, and makes sure that the options leave it something.
     pub(crate) fn check(&self) -> Result<(), String> {
+        offer(&self.options)?;
         self.shared().map(|_| ())
     }
 
