@@ -1,4 +1,4 @@
-//! Codecs without I/O: HTTP/1, WebSocket and the TLS `ClientHello`.
+//! Codecs without I/O: HTTP/1, WebSocket, SOCKS5 and the TLS `ClientHello`.
 //!
 //! Everything here is a function or a small state machine over byte buffers: bytes in, values out, and "not
 //! enough yet" is `Ok(None)` or `NeedMore`, never an error. There are no sockets, clocks or tasks, and
