@@ -6,7 +6,7 @@
 //!
 //! Credentials in front of a SOCKS server are ours, and the one place where the last `@` may be meant otherwise:
 //! in `upstream:socks5://NAME:SECRET@HOST:PORT` it belongs to the server, in `upstream:socks5://HOST:PORT@HOST:PORT` it
-//! does not. See [`split_listen`].
+//! does not; `split_listen` tells them apart.
 
 mod target;
 

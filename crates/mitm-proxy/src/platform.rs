@@ -12,12 +12,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
-use tracing::debug;
 
 /// Descriptors kept for files, listeners and the runtime.
-const RESERVED: u64 = 64;
+#[cfg(unix)]
+const RESERVED: nix::sys::resource::rlim_t = 64;
 
 /// Raises the limit of open files as far as allowed and returns how many client connections fit: each may need a
 /// connection to a server as well.
@@ -67,8 +67,8 @@ pub const SUPPORTS_TRANSPARENT_MODE: bool = cfg!(any(
     target_os = "openbsd"
 ));
 
-/// Returns where a redirected connection was going: what the network's redirection knows of it, see [`linux`] and
-/// [`pf`].
+/// Returns where a redirected connection was going: what the network's redirection knows of it, see `linux` and
+/// `pf`.
 ///
 /// # Errors
 /// The system does not tell.
@@ -96,8 +96,8 @@ pub(crate) async fn original_destination(tcp: &TcpStream) -> io::Result<SocketAd
 /// without, diversion (TPROXY) does not.
 pub(crate) fn accept_foreign(socket: &Socket, family: IpAddr) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = linux::set_transparent(SockRef::from(socket), family) {
-        debug!("TPROXY cannot be used: {error}");
+    if let Err(error) = linux::set_transparent(&socket.into(), family) {
+        tracing::debug!("TPROXY cannot be used: {error}");
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (socket, family);
@@ -110,7 +110,7 @@ pub(crate) fn accept_foreign(socket: &Socket, family: IpAddr) {
 pub(crate) fn bind_foreign(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
-        linux::set_transparent(SockRef::from(socket), ip)?;
+        linux::set_transparent(&socket.into(), ip)?;
         socket.bind(SocketAddr::new(ip, 0))
     }
     #[cfg(not(target_os = "linux"))]
@@ -123,7 +123,7 @@ pub(crate) fn bind_foreign(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
     }
 }
 
-/// Finds out whether [`bind_foreign`] will be permitted.
+/// Finds out whether connecting from an address that is not this machine's will be permitted.
 ///
 /// # Errors
 /// It will not: with the reason.

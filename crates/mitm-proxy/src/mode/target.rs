@@ -238,32 +238,29 @@ impl ServerSpec {
             return Err(invalid_scheme(&scheme));
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
-                let port = match rest {
-                    "" => None,
-                    rest => Some(rest.strip_prefix(':').ok_or_else(invalid)?),
-                };
-                if host.parse::<Ipv6Addr>().is_err() {
-                    return Err(format!("Invalid hostname: {host}").into());
-                }
-                (host, port)
+        let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
+            let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            let port = match rest {
+                "" => None,
+                rest => Some(rest.strip_prefix(':').ok_or_else(invalid)?),
+            };
+            if host.parse::<Ipv6Addr>().is_err() {
+                return Err(format!("Invalid hostname: {host}").into());
             }
-            None => {
-                let (host, port) = match rest.split_once(':') {
-                    Some((host, port)) => (host, Some(port)),
-                    None => (rest, None),
-                };
-                // An address of IPv6 without brackets, or a path.
-                let is_server = !host.is_empty()
-                    && !host.contains('/')
-                    && !port.is_some_and(|port| port.contains([':', '/']));
-                if !is_server {
-                    return Err(invalid());
-                }
-                (host, port)
+            (host, port)
+        } else {
+            let (host, port) = match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            };
+            // Neither an address of IPv6 without brackets nor a path.
+            let is_server = !host.is_empty()
+                && !host.contains('/')
+                && !port.is_some_and(|port| port.contains([':', '/']));
+            if !is_server {
+                return Err(invalid());
             }
+            (host, port)
         };
         let port = port
             .map(|port| match port.parse() {

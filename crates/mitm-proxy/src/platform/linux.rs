@@ -27,7 +27,7 @@ pub(super) fn original_destination(tcp: &TcpStream) -> io::Result<SocketAddr> {
 }
 
 /// Lets a socket use addresses that are not this machine's.
-pub(super) fn set_transparent(socket: SockRef<'_>, family: IpAddr) -> io::Result<()> {
+pub(super) fn set_transparent(socket: &SockRef<'_>, family: IpAddr) -> io::Result<()> {
     let set = match family {
         IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
         IpAddr::V6(_) => socket.set_ip_transparent_v6(true),

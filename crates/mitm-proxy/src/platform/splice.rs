@@ -392,11 +392,12 @@ mod tests {
     /// Receivers that do not read hold all pipes; the others do without.
     #[tokio::test]
     async fn without_a_pipe() {
+        let piece = vec![0; 64 << 10];
         let mut held = Vec::new();
         for _ in 0..130 {
             let (client, server, done) = joined(LONG).await;
             // Enough to fill the buffers on the way, so that the pipe is not empty.
-            while let Ok(1..) = client.try_write(&[0; 64 << 10]) {
+            while let Ok(1..) = client.try_write(&piece) {
                 tokio::task::yield_now().await;
             }
             held.push((client, server, done));
