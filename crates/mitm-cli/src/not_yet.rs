@@ -20,12 +20,8 @@ pub const MESSAGE: &str = concat!(
 
 /// Declared, but read by nobody. (`http2`, `http3` and `websocket` are not here: set to anything but their default they
 /// ask for what is so.)
-pub const UNREAD: &[&str] = &[
-    "normalize_outbound_headers",
-    "protobuf_definitions",
-    "proxy_debug",
-    "udp_hosts",
-];
+pub const UNREAD: &[&str] =
+    &["normalize_outbound_headers", "protobuf_definitions", "proxy_debug", "udp_hosts"];
 
 /// Not declared.
 pub const TO_COME: &[&str] = &[
