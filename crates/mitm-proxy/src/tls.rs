@@ -247,12 +247,11 @@ async fn sniff(
     {
         return Some(facts);
     }
-    let conn = match upstreams.take(destination) {
-        Some(conn) => Ok(conn),
-        None => {
-            let server = Server::new(Some(destination.address()));
-            upstreams.open(destination, server.into()).await
-        }
+    let conn = if let Some(conn) = upstreams.take(destination) {
+        Ok(conn)
+    } else {
+        let server = Server::new(Some(destination.address()));
+        upstreams.open(destination, server.into()).await
     };
     match conn {
         Ok(conn) => {
