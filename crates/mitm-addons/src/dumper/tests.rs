@@ -482,3 +482,13 @@ fn bodies_are_asked_for_if_they_are_shown_or_decide() {
     assert_eq!(need(&["dumper_filter=~m post & ~b x"], Direction::Request), Need::Nothing);
     assert_eq!(need(&["dumper_filter=~c 200"], Direction::Request), Need::Nothing);
 }
+
+#[test]
+fn earlier_messages_of_tcp_flows_are_asked_for_if_they_decide() {
+    let flow = test_util::tcp_flow();
+    let need = |specs: &[&str]| Fixture::new(specs).addon.need(&flow, Direction::Request);
+    assert_eq!(need(&["flow_detail=3"]), Need::Nothing);
+    assert_eq!(need(&["flow_detail=3", "dumper_filter=~tcp"]), Need::Nothing);
+    assert_eq!(need(&["dumper_filter=~b not.yet"]), Need::Tee);
+    assert_eq!(need(&["dumper_filter=~http & ~b x"]), Need::Nothing);
+}
