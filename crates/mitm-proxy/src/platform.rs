@@ -15,9 +15,9 @@ use std::{
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Descriptors kept for files, listeners and the runtime.
+/// Descriptors kept for files, listeners and the runtime, and for the pipes of [`splice`].
 #[cfg(unix)]
-const RESERVED: nix::sys::resource::rlim_t = 64;
+const RESERVED: nix::sys::resource::rlim_t = 192;
 
 /// Raises the limit of open files as far as allowed and returns how many client connections fit: each may need a
 /// connection to a server as well.

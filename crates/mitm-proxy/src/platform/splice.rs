@@ -91,7 +91,7 @@ mod in_kernel {
     use tokio::{io::Interest, net::TcpStream, time::sleep};
 
     /// How many pipes there are at most.
-    const PIPES: usize = 128;
+    const PIPES: usize = 64;
     /// How much a pipe holds, if the system allows it.
     const PIPE_SIZE: i32 = 256 << 10;
     /// How much is copied at once where no pipe is to be had.
@@ -394,7 +394,7 @@ mod tests {
     async fn without_a_pipe() {
         let piece = vec![0; 64 << 10];
         let mut held = Vec::new();
-        for _ in 0..130 {
+        for _ in 0..66 {
             let (client, server, done) = joined(LONG).await;
             // Enough to fill the buffers on the way, so that the pipe is not empty.
             while let Ok(1..) = client.try_write(&piece) {
