@@ -304,8 +304,8 @@ fn redirected_connections_reach_their_server() {
         let Some(network) = Network::new(interface) else { return };
         network.rules(rules);
         let proxy = network.start(network.mitmdump(&["-T", "--host"]));
-        for family in 0..families {
-            assert_eq!(network.sources(&proxy, family), [ROUTER[family]], "{rules} {proxy:?}");
+        for (family, source) in ROUTER.iter().enumerate().take(families) {
+            assert_eq!(network.sources(&proxy, family), [*source], "{rules} {proxy:?}");
         }
         // Who was not redirected has no destination, and does not reach the proxy through itself.
         let ended = network.curl(&["http://192.168.1.1:8080/"]);
@@ -357,8 +357,8 @@ fn diverted_connections_reach_their_server() {
         network.rules(rules);
         network.rules(routes);
         let proxy = network.start(network.mitmdump(&["-T", "--host"]));
-        for family in 0..2 {
-            assert_eq!(network.sources(&proxy, family), [ROUTER[family]], "{rules} {proxy:?}");
+        for (family, source) in ROUTER.iter().enumerate() {
+            assert_eq!(network.sources(&proxy, family), [*source], "{rules} {proxy:?}");
         }
     }
 }
@@ -382,16 +382,16 @@ fn servers_see_the_address_of_the_client() {
     network.rules(SPOOFING);
     let words = ["-T", "--host", "--spoof-source-address"];
     let proxy = network.start(network.mitmdump(&words));
-    for family in 0..2 {
-        assert_eq!(network.sources(&proxy, family), [CLIENT[family]], "{proxy:?}");
+    for (family, source) in CLIENT.iter().enumerate() {
+        assert_eq!(network.sources(&proxy, family), [*source], "{proxy:?}");
     }
     drop(proxy);
 
     // The same without root: by a capability.
     network.give_away_home();
     let proxy = network.start(network.without_root(&network.mitmdump(&words), "-all,+net_admin"));
-    for family in 0..2 {
-        assert_eq!(network.sources(&proxy, family), [CLIENT[family]], "{proxy:?}");
+    for (family, source) in CLIENT.iter().enumerate() {
+        assert_eq!(network.sources(&proxy, family), [*source], "{proxy:?}");
     }
     drop(proxy);
 
@@ -404,7 +404,7 @@ fn servers_see_the_address_of_the_client() {
         ip6tables -t mangle -F",
     );
     let proxy = network.start(network.without_root(&network.mitmdump(&["-T", "--host"]), "-all"));
-    for family in 0..2 {
-        assert_eq!(network.sources(&proxy, family), [ROUTER[family]], "{proxy:?}");
+    for (family, source) in ROUTER.iter().enumerate() {
+        assert_eq!(network.sources(&proxy, family), [*source], "{proxy:?}");
     }
 }
