@@ -4,7 +4,8 @@
 //! 2. The event log is installed, then the addons, which declare their options.
 //! 3. Options are set, see [`startup`].
 //! 4. It runs until the addons or a signal end it. The first SIGINT or SIGTERM lets what is running finish; the second
-//!    ends the program at once. SIGPIPE is ignored, as the standard library sees to.
+//!    ends the program at once. SIGUSR1 logs what the program holds, see [`status`]. SIGPIPE is ignored, as the standard
+//!    library sees to.
 //!
 //! | exit code | |
 //! |---|---|
@@ -30,7 +31,7 @@ use crate::{
     args::{self, Action, Args},
     flags::Tool,
     not_yet::NotYet,
-    startup, terminal, version,
+    startup, status, terminal, version,
 };
 
 const NAME: &str = "mitmdump";
@@ -103,7 +104,9 @@ async fn run(master: &Master, check: &ErrorCheck) -> io::Result<i32> {
         let code = signals.next().await;
         std::process::exit(code);
     });
+    let status = tokio::spawn(status::log_when_asked(master.clone())?);
     let code = master.run(|| check.check()).await;
+    status.abort();
     watcher.abort();
     Ok(code)
 }

@@ -13,6 +13,7 @@ mod dump;
 pub mod flags;
 pub mod not_yet;
 mod startup;
+mod status;
 mod terminal;
 pub mod version;
 

@@ -138,6 +138,11 @@ impl SpillStore {
         result
     }
 
+    /// Returns the store of the process if there is one.
+    pub fn current() -> Option<Self> {
+        GLOBAL.lock().clone()
+    }
+
     /// Makes `store` the one of the process. Bodies in the previous one stay readable.
     pub fn set_global(store: Self) {
         let previous = GLOBAL.lock().replace(store);

@@ -1,6 +1,9 @@
 //! Flags whose effect shows only in a run.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    net::TcpStream,
+};
 
 use mitm_testkit::{Nginx, external};
 use nix::sys::signal::Signal;
@@ -142,6 +145,42 @@ fn versions_are_printed() {
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
     assert!(ended.stdout.contains(env!("CARGO_PKG_VERSION")), "{}", ended.stdout);
     assert!(fs::read_dir(home.path("")).unwrap().next().is_none(), "nothing is written for it");
+}
+
+/// The numbers after `names` in the last line that tells what the program holds.
+fn held(log: &str, names: &[&str]) -> Option<Vec<u64>> {
+    let line = log.lines().rfind(|line| line.contains("Status: "))?;
+    let number = |name: &&str| {
+        let (_, rest) = line.split_once(&format!("{name} "))?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    names.iter().map(number).collect()
+}
+
+#[test]
+fn a_signal_logs_what_the_program_holds() {
+    let home = Home::new();
+    let proxy = home.start(&[]);
+    let mut lines = 0;
+    // A client is counted a moment after its connection is made.
+    let mut wait_for_clients = |clients: u64| {
+        wait_for("the clients are counted", || {
+            proxy.signal(Signal::SIGUSR1);
+            lines += 1;
+            wait_for("a line", || (lines_with(&proxy.log(), "Status: ") >= lines).then_some(()));
+            held(&proxy.log(), &["client connections", "tasks", "open descriptors"])
+                .filter(|numbers| numbers.first() == Some(&clients))
+        })
+    };
+    let before = wait_for_clients(0);
+    let client = TcpStream::connect(proxy.address).unwrap();
+    let during = wait_for_clients(1);
+    assert!(during[1] > before[1] && during[2] > before[2], "{before:?} {during:?}");
+    drop(client);
+    wait_for_clients(0);
+    let memory = held(&proxy.log(), &["resident memory", "spilled bodies"]).unwrap();
+    assert!(memory[0] > 1 << 20 && memory[1] == 0, "{memory:?}");
+    proxy.finish();
 }
 
 /// A file that is read while the proxy listens; what is recorded follows it.
