@@ -11,7 +11,7 @@ use mitm_flow::Address;
 use crate::{
     hooks::LayerKind,
     hosts::Names,
-    mode::{ModeKind, ReverseScheme},
+    mode::ModeKind,
     settings::Settings,
     upstream::Destination,
 };
@@ -60,19 +60,18 @@ const LONGEST_LINE: usize = 8 << 10;
 /// Decides by the first rule that applies.
 ///
 /// 1. The lists of hosts exclude it: pass it. Its names are those of [`names`]; while one of them is incomplete, wait.
-/// 2. Reverse mode for raw TCP, and the client closed at once: raw TCP. The server may have something to say.
+/// 2. It is to be raw TCP, because TLS began within raw TCP, by the scheme of reverse mode or by `tcp_hosts`. If
+///    TLS was ended, raw TCP: whoever speaks first may do so. So too if the client closed at once in reverse mode.
 /// 3. Nobody said anything: wait.
 /// 4. The beginning of a TLS record, and TLS was not ended before: TLS, and another decision about what is inside. One or
 ///    two bytes of one: wait.
-/// 5. Inside of TLS that began in raw TCP: raw TCP.
-/// 6. Reverse mode: what its scheme says, HTTP or raw TCP.
-/// 7. On the way to the proxy itself: HTTP.
-/// 8. TLS inside of TLS: raw TCP. It is between the client and the server.
-/// 9. `tcp_hosts`: raw TCP.
-/// 10. The client agreed to some version of HTTP in its TLS handshake: HTTP.
-/// 11. What may be the beginning of a method: wait.
-/// 12. Certainly not HTTP: raw TCP, if `rawtcp` allows it.
-/// 13. HTTP. Which version, the first bytes tell that layer.
+/// 5. It is to be raw TCP (2): raw TCP.
+/// 6. Reverse mode for HTTP, or on the way to the proxy itself: HTTP.
+/// 7. TLS inside of TLS: raw TCP. It is between the client and the server.
+/// 8. The client agreed to some version of HTTP in its TLS handshake: HTTP.
+/// 9. What may be the beginning of a method: wait.
+/// 10. Certainly not HTTP: raw TCP, if `rawtcp` allows it.
+/// 11. HTTP. Which version, the first bytes tell that layer.
 pub(crate) fn decide(known: &Known<'_>) -> Decision {
     use Decision::{Layer, NeedMore};
     let Known { data, complete, server_spoke, mode, target, ended, was_raw, settings, .. } = *known;
@@ -87,8 +86,16 @@ pub(crate) fn decide(known: &Known<'_>) -> Decision {
         ModeKind::Reverse(target) => Some(target.scheme),
         _ => None,
     };
-    let is_raw = matches!(scheme, Some(ReverseScheme::Tcp | ReverseScheme::Tls));
-    if data.is_empty() && complete && is_raw {
+    let is_raw = was_raw
+        || match scheme {
+            Some(scheme) => !scheme.is_http(),
+            None => {
+                let hosts = &settings.tcp_hosts;
+                !hosts.is_empty() && hosts.matches(&known_names(known))
+            }
+        };
+    let closed_at_once = data.is_empty() && complete && scheme.is_some();
+    if is_raw && (ended.is_some() || closed_at_once) {
         return Layer(LayerKind::Tcp);
     }
     if data.is_empty() && !server_spoke {
@@ -100,19 +107,13 @@ pub(crate) fn decide(known: &Known<'_>) -> Decision {
         (client_hello::Sniff::NeedMore, None) if !complete && !data.is_empty() => return NeedMore,
         _ => {}
     }
-    if was_raw {
+    if is_raw {
         return Layer(LayerKind::Tcp);
     }
-    if scheme.is_some() {
-        return Layer(if is_raw { LayerKind::Tcp } else { LayerKind::Http });
-    }
-    if target.is_none() {
+    if scheme.is_some() || target.is_none() {
         return Layer(LayerKind::Http);
     }
     if tls == client_hello::Sniff::Tls {
-        return Layer(LayerKind::Tcp);
-    }
-    if !settings.tcp_hosts.is_empty() && settings.tcp_hosts.matches(&known_names(known)) {
         return Layer(LayerKind::Tcp);
     }
     let alpn = ended.and_then(|ended| ended.alpn);

@@ -123,7 +123,12 @@ impl ServerConn {
 
     /// True if another request may be sent on it: it is as quiet as it should be, and options have not changed.
     fn is_good(&mut self, engine: &Engine) -> bool {
-        self.generation == engine.generation() && io::is_quiet(&mut self.reader)
+        if self.generation != engine.generation() {
+            return false;
+        }
+        // A server of HTTP/2 begins by itself, with its settings.
+        let may_speak = !self.used && self.is_http2();
+        io::is_quiet(&mut self.reader) || may_speak && !self.reader.eof
     }
 }
 

@@ -145,6 +145,9 @@ fn inside_of_tls() {
         Case { data: HELLO_START, no_rawtcp: true, expected: TCP, ..INSIDE },
         Case { data: b"EHLO x\r\n", expected: HTTP, ..INSIDE },
         Case { data: b"EHLO x\r\n", was_raw: true, expected: TCP, ..INSIDE },
+        Case { was_raw: true, expected: TCP, ..INSIDE },
+        Case { tcp: "target", expected: TCP, ..INSIDE },
+        Case { mode: "reverse:tcp://target.test:443", expected: TCP, ..INSIDE },
         Case { data: HELLO_START, was_raw: true, expected: TLS, ..TUNNEL },
     ]);
 }

@@ -12,6 +12,10 @@ use mitm_tls::{
     CertStore, CertificateAuthority, Downstream, Side, TlsOptions, Upstream, Verification,
 };
 use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
 
 type React = dyn Fn(&Event) + Send + Sync;
 
@@ -148,4 +152,26 @@ impl Proxied {
         });
         pem
     }
+}
+
+/// Grants every tunnel, and leads it to `origin`.
+pub(crate) async fn granting_proxy(origin: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut client = BufReader::new(client);
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    client.read_line(&mut line).await?;
+                }
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+                let mut server = TcpStream::connect(origin).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
 }

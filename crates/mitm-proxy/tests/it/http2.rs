@@ -548,3 +548,22 @@ async fn websockets_in_streams() {
     assert!(received.starts_with("GET /ws HTTP/1.1\r\nHost: ") && received.contains("sec-websocket-key: "), "{received}");
     drop(out);
 }
+
+/// Servers send their settings at once, and the connection that was made for their certificate is used all the same.
+#[tokio::test]
+async fn a_server_that_begins_is_not_asked_again() {
+    use mitm_testkit::Step::{End, Send};
+    let identity = tls::self_signed(&["origin.test"]);
+    let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
+    let origin = RawServer::start_tls(identity.server_config(&["h2"]), move |_| {
+        vec![Send(settings.clone()), End]
+    })
+    .await;
+    let proxy = Setup::default().start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let trust = proxy.set_tls(dir.path(), Verification::Insecure);
+    let client = Client::in_tunnel(&proxy, origin.address(), &trust, &["h2"]).await;
+    let _answer = client.begin("GET", "/", &[], true).await;
+    until("the request", || origin.received()[0].starts_with(b"PRI * HTTP/2.0\r\n")).await;
+    assert_eq!(origin.connections(), 1);
+}

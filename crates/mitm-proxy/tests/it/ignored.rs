@@ -9,7 +9,7 @@ use mitm_testkit::{
 };
 use mitm_tls::Verification;
 
-use crate::harness::{Proxied, Setup};
+use crate::harness::{Proxied, Setup, granting_proxy};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 /// A whole hello for `sni.test`, as no library writes it.
@@ -140,4 +140,38 @@ async fn what_passes_inside_of_intercepted_tls_stays_encrypted() {
     let request = "GET / HTTP/1.1\r\nHost: inner.test\r\n\r\n";
     assert_eq!(client.request(request).await.content(), b"hello");
     assert!(!proxy.hooks().contains(&"request".to_owned()));
+}
+
+#[tokio::test]
+async fn what_passes_goes_through_an_upstream_proxy() {
+    let origin =
+        RawServer::start(|_| vec![Received(HELLO.len()), Send("\x15 no".into()), End]).await;
+    let mode = format!("upstream:http://{}", granting_proxy(origin.address()).await);
+    for (pattern, hello) in [(r"^far\.test:443$", HELLO), ("^sni.test$", HELLO)] {
+        let before = origin.connections();
+        let proxy = Setup { mode: mode.clone(), ..ignoring(pattern) }.start().await;
+        let mut client = proxy.client().await;
+        client.tunnel("far.test:443").await.unwrap();
+        client.send(hello).await;
+        assert_eq!(client.read_exactly(4).await, b"\x15 no");
+        assert_eq!(origin.received()[before..], [hello]);
+        assert!(!has_flow(&proxy));
+    }
+}
+
+#[tokio::test]
+async fn what_is_never_complete_is_decided_in_the_end() {
+    let origin = RawServer::start(|_| vec![Received(4), Send("well".into()), End]).await;
+    let mut setup = ignoring("nothing");
+    setup.settings.handshake_timeout = std::time::Duration::from_millis(100);
+    let proxy = setup.start().await;
+    let mut client = tunnel(&proxy, &origin).await;
+    // It might be a method.
+    client.send("PING").await;
+    assert_eq!(client.read_exactly(4).await, b"well");
+    let mut client = tunnel(&proxy, &origin).await;
+    client.send("\x16\x03").await;
+    until("the decision", || has_flow(&proxy)).await;
+    client.send("\x04!").await;
+    assert_eq!(client.read_exactly(4).await, b"well");
 }

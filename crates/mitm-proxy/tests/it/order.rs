@@ -1,17 +1,13 @@
 //! The order of hooks in whole conversations, as scripts rely on it: a row per situation.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use mitm_flow::{Headers, Response, Shared, Stream};
 use mitm_proxy::{Event, Settings};
 use mitm_testkit::{RawClient, RawServer, Step, net, tls, wait::until};
 use mitm_tls::Verification;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-};
 
-use crate::harness::{Proxied, Setup};
+use crate::harness::{Proxied, Setup, granting_proxy};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -336,39 +332,38 @@ async fn hooks_fire_in_their_order() {
 /// Plays a row, and returns the hooks when there are as many as expected, or as there come.
 async fn run(row: &Row) -> Vec<String> {
     let identity = tls::self_signed(&["origin.test"]);
-    let (origin, _socket, address);
+    let (_origin, _socket, address);
     match row.origin {
         Origin::Down => {
             (address, _socket) = net::refusing();
         }
         Origin::Proxy => {
-            let inner = tls_origin(&identity).await;
-            address = granting_proxy(inner.address()).await;
-            origin = inner;
+            _origin = tls_origin(&identity).await;
+            address = granting_proxy(_origin.address()).await;
         }
         Origin::Tls => {
-            origin = tls_origin(&identity).await;
-            address = origin.address();
+            _origin = tls_origin(&identity).await;
+            address = _origin.address();
         }
         Origin::Http => {
-            origin = RawServer::answering(OK).await;
-            address = origin.address();
+            _origin = RawServer::answering(OK).await;
+            address = _origin.address();
         }
         Origin::WebSocket => {
             let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                         Upgrade: websocket\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
             let answer = [head.as_bytes(), b"\x81\x02hi\x88\x02\x03\xe8"].concat();
-            origin = RawServer::start(move |_| {
+            _origin = RawServer::start(move |_| {
                 vec![Step::Request, Step::Send(answer.clone()), Step::End]
             })
             .await;
-            address = origin.address();
+            address = _origin.address();
         }
         Origin::Echo => {
             use Step::{Bytes, End, Send};
-            origin = RawServer::start(|_| vec![Bytes(4), Send("pong".into()), End]).await;
-            address = origin.address();
+            _origin = RawServer::start(|_| vec![Bytes(4), Send("pong".into()), End]).await;
+            address = _origin.address();
         }
     }
     let addon = row.addon;
@@ -461,28 +456,6 @@ async fn tls_origin(identity: &tls::Identity) -> RawServer {
     use Step::{Again, Request, Send};
     let config = identity.server_config(&["http/1.1"]);
     RawServer::start_tls(config, |_| vec![Request, Send(OK.into()), Again]).await
-}
-
-/// Grants every tunnel, and leads it to `origin`.
-async fn granting_proxy(origin: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut client = BufReader::new(client);
-                let mut line = String::new();
-                while line != "\r\n" {
-                    line.clear();
-                    client.read_line(&mut line).await?;
-                }
-                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
-                let mut server = TcpStream::connect(origin).await?;
-                tokio::io::copy_bidirectional(&mut client, &mut server).await
-            });
-        }
-    });
-    address
 }
 
 fn react(addon: Addon, event: &Event) {
