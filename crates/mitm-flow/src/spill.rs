@@ -331,8 +331,10 @@ impl Writer {
 
     fn punch(&self, segments: &[Segment]) {
         for segment in segments {
+            // To where the next one begins: the block with the last bytes would stay otherwise.
+            let len = segment.len.next_multiple_of(ALIGNMENT);
             if self.inner.holes.load(Ordering::Relaxed)
-                && platform::punch(&segment.file, segment.at, segment.len).is_err()
+                && platform::punch(&segment.file, segment.at, len).is_err()
             {
                 self.inner.holes.store(false, Ordering::Relaxed);
             }
@@ -526,6 +528,29 @@ mod tests {
         let next = Arc::new(SpilledBody::new(store, None));
         assert!(next.push(piece(2, 1)) && block_on(next.settled()));
         assert!(next.place(0).unwrap().at >= 20 << 20);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_block_of_a_body_stays_whatever_its_length() {
+        use std::os::unix::fs::MetadataExt;
+        let (_dir, store) = store();
+        let bodies: Vec<_> = (0..50)
+            .map(|i| {
+                let body = Arc::new(SpilledBody::new(store.clone(), Some(70_001 + i)));
+                assert!(body.push(piece(1, 70_001 + i as usize)) && block_on(body.settled()));
+                body
+            })
+            .collect();
+        let file = bodies[0].place(0).unwrap().file;
+        let used = || {
+            file.sync_all().unwrap();
+            file.metadata().unwrap().blocks() * 512
+        };
+        assert!(used() >= 50 * 70_000);
+        drop(bodies);
+        // What the file system notes about a file with holes.
+        eventually(|| used() <= 16 << 10);
     }
 
     #[cfg(target_os = "linux")]
