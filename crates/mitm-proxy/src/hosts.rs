@@ -2,7 +2,7 @@
 //! `tcp_hosts`.
 //!
 //! An entry is a regular expression in Python's dialect, searched without regard to case in `host:port`, and in the host
-//! alone, of each [name](Names) that a connection is known by.
+//! alone, of each name that a connection is known by.
 //!
 //! There are two kinds of expressions. Most say what they mean: such a one matches a connection if it matches one of its
 //! names. Some list exceptions: `^(?!example\.com)` means everything but that, and an address of `example.com` is not an

@@ -9,11 +9,7 @@ use mitm_codec::{
 use mitm_flow::Address;
 
 use crate::{
-    hooks::LayerKind,
-    hosts::Names,
-    mode::ModeKind,
-    settings::Settings,
-    upstream::Destination,
+    hooks::LayerKind, hosts::Names, mode::ModeKind, settings::Settings, upstream::Destination,
 };
 
 /// What is known when the protocol must be decided.
@@ -86,14 +82,9 @@ pub(crate) fn decide(known: &Known<'_>) -> Decision {
         ModeKind::Reverse(target) => Some(target.scheme),
         _ => None,
     };
-    let is_raw = was_raw
-        || match scheme {
-            Some(scheme) => !scheme.is_http(),
-            None => {
-                let hosts = &settings.tcp_hosts;
-                !hosts.is_empty() && hosts.matches(&known_names(known))
-            }
-        };
+    let is_listed =
+        || !settings.tcp_hosts.is_empty() && settings.tcp_hosts.matches(&known_names(known));
+    let is_raw = was_raw || scheme.map_or_else(is_listed, |scheme| !scheme.is_http());
     let closed_at_once = data.is_empty() && complete && scheme.is_some();
     if is_raw && (ended.is_some() || closed_at_once) {
         return Layer(LayerKind::Tcp);

@@ -306,7 +306,7 @@ impl Upstreams {
     /// Returns a new connection, whatever is idle.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// [`Failure::Connect`] with the server's name and the reason.
     pub async fn fresh(
         &self,
         destination: &Destination,

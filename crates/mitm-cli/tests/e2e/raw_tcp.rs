@@ -69,11 +69,12 @@ async fn conversations_are_printed_and_recorded() {
     }
     assert!(!log.contains('\x1b') && !log.contains('\0'));
 
-    let flows: Vec<_> = FlowReader::new(std::fs::File::open(&file).unwrap())
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let flows: Vec<_> =
+        FlowReader::new(std::fs::File::open(&file).unwrap()).collect::<Result<_, _>>().unwrap();
     let [flow] = &flows[..] else { panic!("{} flows", flows.len()) };
-    let SnapshotData::Tcp(messages) = flow.snapshot().unwrap().data else { panic!("it is no TCP flow") };
+    let SnapshotData::Tcp(messages) = flow.snapshot().unwrap().data else {
+        panic!("it is no TCP flow")
+    };
     let messages: Vec<_> = messages
         .iter()
         .map(|message| (message.from_client, message.content.bytes().unwrap().unwrap()))
@@ -92,9 +93,7 @@ async fn conversations_are_printed_and_recorded() {
     let seen = run(home.command(python).arg("-c").arg(SCRIPT).arg(&file));
     assert_eq!(
         seen.stdout,
-        format!(
-            "tcp {port} None\nFalse b'220 hi\\x1b\\r\\n'\nTrue b'\\x00QUIT'\nFalse b'bye'\n"
-        ),
+        format!("tcp {port} None\nFalse b'220 hi\\x1b\\r\\n'\nTrue b'\\x00QUIT'\nFalse b'bye'\n"),
         "{}",
         seen.stderr
     );
