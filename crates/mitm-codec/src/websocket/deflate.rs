@@ -140,11 +140,16 @@ impl Inflater {
                 break false;
             }
             let (before, made) = (stream.total_in(), output.len());
-            let status = stream
-                .decompress_vec(rest, &mut output, FlushDecompress::Sync)
-                .map_err(|_| Error::data("invalid compressed data"))?;
+            let status = stream.decompress_vec(rest, &mut output, FlushDecompress::Sync);
             let taken = usize::try_from(stream.total_in() - before).unwrap_or(rest.len());
             consumed += taken;
+            // What came before the error counts; the error stays.
+            let Ok(status) = status else {
+                if output.is_empty() {
+                    return Err(invalid());
+                }
+                break false;
+            };
             if status == Status::StreamEnd {
                 stream.reset(false);
                 self.ended = taken == rest.len();
@@ -154,7 +159,7 @@ impl Inflater {
                     if rest.is_empty() {
                         break true;
                     }
-                    return Err(Error::data("invalid compressed data"));
+                    return Err(invalid());
                 }
             }
             if consumed == input.len() && output.len() < output.capacity() {
@@ -177,6 +182,10 @@ impl Inflater {
             stream.reset(false);
         }
     }
+}
+
+fn invalid() -> Error {
+    Error::data("invalid compressed data")
 }
 
 /// Compresses the messages of one direction.
