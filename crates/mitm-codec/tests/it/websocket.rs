@@ -18,7 +18,7 @@ fn part() -> impl Strategy<Value = Part> {
     let payload = prop_oneof![
         4 => "[ -~äß€😀]{0,40}".prop_map(String::into_bytes),
         1 => vec(any::<u8>(), 0..200),
-        1 => vec(0u8..2, 0..70_000),
+        1 => vec(0u8..2, 0..5000),
     ];
     let message = (any::<bool>(), any::<bool>(), vec(payload, 1..4), any::<bool>()).prop_map(
         |(text, compressed, frames, control_between)| Part::Message {
