@@ -224,12 +224,21 @@ struct Live {
 pub(crate) struct Progress {
     /// The request was sent completely.
     sent: AtomicBool,
+    /// The server does not take the rest of the request.
+    declined: AtomicBool,
     /// Something of an answer came from the server.
     heard: AtomicBool,
     /// The head of the response is on its way to the client.
     answered: AtomicBool,
     /// The `response` hook fired, so `error` must not.
     told: AtomicBool,
+}
+
+impl Progress {
+    /// Nothing more of the request will be sent.
+    fn is_done(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) || self.declined.load(Ordering::Relaxed)
+    }
 }
 
 /// What the client asked for, before any hook saw it: it decides what the client can be sent.
@@ -596,7 +605,6 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         source: Source,
     ) -> Result<answer::Received, Failure> {
         let Self { ctx, asked, flow, request, incoming, outgoing, progress, .. } = self;
-        let is_sent = || progress.sent.load(Ordering::Relaxed);
         let mut sending = pin!(send(ctx, flow, request, *incoming, sink, source, progress));
         let answer = answer::Answer::new(ctx, flow, request, asked, progress);
         let received = tokio::select! {
@@ -607,10 +615,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         };
         match received {
             // The answer was early, and both sides go on: the server wants the rest as well.
-            Ok(received) if received.reusable && received.keep_alive && !is_sent() => {
+            Ok(received) if received.reusable && received.keep_alive && !progress.is_done() => {
                 let rest = poll_fn(|cx| match sending.as_mut().poll(cx) {
                     Poll::Ready(failure) => Poll::Ready(Err(failure)),
-                    Poll::Pending if is_sent() => Poll::Ready(Ok(())),
+                    Poll::Pending if progress.is_done() => Poll::Ready(Ok(())),
                     Poll::Pending => Poll::Pending,
                 });
                 tokio::select! {
@@ -726,7 +734,7 @@ async fn send<I: Incoming>(
         Ok(()) => progress.sent.store(true, Ordering::Relaxed),
         Err(SendError::Flow(failure)) => return failure,
         // The server does not listen any more; it may still have answered.
-        Err(SendError::Server) => {}
+        Err(SendError::Server) => progress.declined.store(true, Ordering::Relaxed),
     }
     incoming.gone(false).await
 }

@@ -213,7 +213,7 @@ impl<'a> Answer<'a> {
         let silence = self.ctx.settings.idle_timeout;
         loop {
             // Before it has the whole request it has no reason to speak.
-            let may_speak = self.progress.sent.load(Ordering::Relaxed);
+            let may_speak = self.progress.is_done();
             match reply.fill(silence).await? {
                 Filled::More => return Ok(()),
                 Filled::Silence if may_speak => {
