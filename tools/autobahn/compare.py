@@ -12,7 +12,7 @@ Needs `wstest` (PyPI `autobahntestsuite`, which needs Python 2.7) and, for the P
     python2.7 -m virtualenv v27 && v27/bin/pip install autobahntestsuite
     python3 tools/autobahn/compare.py --wstest v27/bin/wstest --mitmdump target/release/mitmdump
 
-All cases take about half an hour; `--cases '1.*' '5.*'` runs some. Not part of CI for its time and for Python 2.7.
+All cases take about an hour, nearly all of it in the suite itself; `--cases '1.*' '5.*'` runs some. Not part of CI for its time and for Python 2.7.
 """
 
 import argparse
