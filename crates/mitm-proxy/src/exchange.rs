@@ -332,7 +332,16 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if settings.body_size_limit.is_some_and(|limit| known.is_some_and(|n| n > limit)) {
             return Err(Failure::RequestTooLarge);
         }
-        let plan = if known == Some(0) || self.flow.has_response() {
+        let plan = if self.flow.has_response() && !self.is_worth_reading(known) {
+            // The answer is known, and nobody needs what the client would send before it.
+            self.ctx.engine.fire(Event::Request(self.flow.clone())).await;
+            self.settle().await?;
+            let response = self.flow.response();
+            return match response {
+                Some(response) => self.answer_from_here(&response, true).await,
+                None => Err(Failure::Killed),
+            };
+        } else if known == Some(0) || self.flow.has_response() {
             Plan::Hold
         } else {
             let order = self.request.with(|request| request.stream.clone());
@@ -357,6 +366,13 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         self.ask_server(source).await
     }
 
+    /// True if the body of a request that is answered already is read, so that the connection can go on: it is short, and
+    /// the client does not wait to be asked for it.
+    fn is_worth_reading(&self, known: Option<u64>) -> bool {
+        let is_short = known.is_some_and(|len| len <= self.ctx.settings.body_memory_limit as u64);
+        is_short && !self.request.with(|r| r.headers.has_token("expect", "100-continue"))
+    }
+
     /// Reads the whole request and fires `request`.
     async fn hold_request(
         &mut self,
@@ -371,7 +387,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             });
         } else {
             let expects = self.request.with(|r| r.headers.has_token("expect", "100-continue"));
-            if expects && &self.asked.version[..] == b"HTTP/1.1" {
+            if expects && &self.asked.version[..] != b"HTTP/1.0" {
                 self.outgoing.informational(&continue_head()).await?;
                 self.request.update(|request| request.headers.remove("expect"));
             }

@@ -4,7 +4,7 @@
 //! different on the other side is changed here, on the way out (RFC 9113 §8.2, §8.3), and checked: what HTTP/2 carries as
 //! values of their own becomes lines in HTTP/1, where a stray line end would be another request.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, uri};
 use mitm_codec::http1::{self, Framing, is_token, parse_host_port};
 use mitm_flow::{Body, Headers, Request, Response, status, url};
@@ -53,8 +53,12 @@ pub(crate) fn request_of(
         return Err(format!("Invalid :authority of an HTTP/2 request: {authority:?}"));
     }
     Ok(Request {
-        method: Bytes::copy_from_slice(parts.method.as_str().as_bytes()),
-        scheme: Bytes::copy_from_slice(scheme.as_bytes()),
+        method: match parts.method {
+            Method::GET => Bytes::from_static(b"GET"),
+            Method::POST => Bytes::from_static(b"POST"),
+            ref method => Bytes::copy_from_slice(method.as_str().as_bytes()),
+        },
+        scheme: Bytes::from_static(if scheme == "https" { b"https" } else { b"http" }),
         authority: Bytes::copy_from_slice(authority.as_bytes()),
         path: Bytes::copy_from_slice(path.as_bytes()),
         http_version: Bytes::from_static(HTTP2),
@@ -99,8 +103,17 @@ pub(crate) fn headers_of(map: &HeaderMap, max: usize) -> Result<Headers, String>
     if map.len() > max {
         return Err(format!("message with more than {max} headers"));
     }
+    // One block for all of them, of which each takes its part.
+    let len = map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let mut block = BytesMut::with_capacity(len);
+    for (name, value) in map {
+        block.extend_from_slice(name.as_str().as_bytes());
+        block.extend_from_slice(value.as_bytes());
+    }
+    let mut block = block.freeze();
     let fields = map.iter().map(|(name, value)| {
-        (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+        let name = block.split_to(name.as_str().len());
+        (name, block.split_to(value.len()))
     });
     Ok(Headers::from_fields(fields.collect()))
 }
@@ -177,11 +190,20 @@ pub(crate) fn request_to_http2(request: &Request) -> Result<http::Request<()>, S
         _ => request.authority.clone(),
     };
     let method = Method::from_bytes(&request.method).map_err(|_| "invalid method".to_owned())?;
-    let uri = Uri::builder()
-        .scheme(&request.scheme[..])
-        .authority(&authority[..])
-        .path_and_query(&request.path[..])
-        .build()
+    let mut uri = uri::Parts::default();
+    uri.scheme = Some(match &request.scheme[..] {
+        b"https" => uri::Scheme::HTTPS,
+        b"http" => uri::Scheme::HTTP,
+        _ => return Err("invalid scheme".into()),
+    });
+    let uri = uri::Authority::from_maybe_shared(authority)
+        .and_then(|authority| {
+            uri.authority = Some(authority);
+            uri.path_and_query = Some(uri::PathAndQuery::from_maybe_shared(request.path.clone())?);
+            Ok(uri)
+        })
+        .map_err(|error| error.to_string())
+        .and_then(|parts| Uri::from_parts(parts).map_err(|error| error.to_string()))
         .map_err(|error| format!("{error} in {}", String::from_utf8_lossy(&request.path)))?;
     let mut out = http::Request::new(());
     *out.method_mut() = method;
@@ -227,7 +249,8 @@ pub(crate) fn map_of(headers: &Headers) -> Result<HeaderMap, String> {
         let shown = || String::from_utf8_lossy(name).into_owned();
         let name = HeaderName::from_bytes(name)
             .map_err(|_| format!("invalid header name {:?}", shown()))?;
-        let mut value = HeaderValue::from_bytes(value.trim_ascii())
+        let value = value.slice_ref(value.trim_ascii());
+        let mut value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| format!("invalid value of the header {:?}", shown()))?;
         // Such values must not be found out by watching how well they compress (RFC 7541 §7.1.3).
         let is_short_cookie = name == http::header::COOKIE && value.len() < 20;

@@ -1,8 +1,9 @@
 //! HTTP/2 with a client: each stream is an [exchange](crate::exchange).
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use h2::{
     Reason, RecvStream, SendStream,
     server::{Builder, Connection, SendResponse},
@@ -10,11 +11,8 @@ use h2::{
 use mitm_codec::http1::{Piece, parse_host_port};
 use mitm_flow::{Headers, Request, Response, now};
 use parking_lot::Mutex;
-use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
-};
-use tracing::{debug, info};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info};
 
 use super::{
     BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX, convert,
@@ -24,7 +22,7 @@ use crate::{
     body::{BodyWriter, Next},
     client,
     connect::{self, Verdict},
-    error::{self, Failure},
+    error::{Failure, SERVER, page},
     exchange::{After, Context, Incoming, Outgoing, exchange, origin::AnswerHead},
     io::{self, Buffered, Io, Reader, Writer},
     upstream::{Upstreams, client_name},
@@ -59,20 +57,23 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
             return;
         }
     };
-    let mut streams = JoinSet::new();
+    // In this task, as all of a client connection: what they send gathers, and no other thread must be woken for it.
+    let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>> =
+        FuturesUnordered::new();
     let ended = loop {
         let is_full = streams.len() >= BUSY_MAX;
         tokio::select! {
             biased;
-            Some(ended) = streams.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(client = %client, "A stream failed: {error}");
+            Some(ended) = streams.next() => {
+                if ended.is_err() {
+                    error!(client = %client, "A stream failed, which is an error of this program.");
                 }
             }
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
                     let ctx = Context { settings: ctx.engine.settings(), ..ctx.clone() };
-                    streams.spawn(stream(ctx, request, respond, upstreams.clone()));
+                    let stream = stream(ctx, request, respond, upstreams.clone());
+                    streams.push(Box::pin(AssertUnwindSafe(stream).catch_unwind()));
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -92,8 +93,11 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
     }
     drop(connection);
     // They notice, and end their flows.
-    while streams.join_next().await.is_some() {}
+    while streams.next().await.is_some() {}
 }
+
+/// How a stream ended: by itself, or in a panic.
+type Ended = std::thread::Result<()>;
 
 /// Waits for the next stream; for none if there are too many, but what goes on is still carried.
 async fn accept(
@@ -156,7 +160,7 @@ async fn stream(
         silence: ctx.settings.idle_timeout,
     };
     let future = exchange(&ctx, request, framing, &mut incoming, &mut outgoing, &upstreams);
-    match Box::pin(future).await {
+    match future.await {
         After::KeepAlive | After::Drain | After::Close if outgoing.is_ended => {}
         // Nothing was said, or not all of it.
         After::KeepAlive | After::Drain | After::Close | After::Abort => {
@@ -434,12 +438,12 @@ impl Outgoing for H2Outgoing {
     }
 
     async fn error_page(&mut self, status: u16, message: &str) {
-        let page = Bytes::from(error::page(status, message));
+        let text = Bytes::from(page(status, message));
         let headers =
-            [("server", error::SERVER), ("content-type", "text/html")].into_iter().collect();
+            [("server", SERVER), ("content-type", "text/html")].into_iter().collect();
         let response = Response { status_code: status, headers, ..Response::default() };
         self.head(&response, BodyWriter::Raw, true);
-        if !self.is_head && self.data(&page).await.is_err() {
+        if !self.is_head && self.data(&text).await.is_err() {
             return;
         }
         self.end(None, None);
