@@ -143,10 +143,10 @@ pub(crate) async fn layers(
         writer.set_patience(ctx.settings.idle_timeout);
         let Some(layer) = next(&ctx, &mut reader, upstreams, passed).await else { return };
         match layer {
-            LayerKind::Http if speaks_http2(&ctx, &mut reader).await => {
+            LayerKind::Http if speaks_http2(&ctx, &mut reader, passed.tls).await => {
                 if let Some(target) = &mut ctx.target
                     && !target.tls
-                    && !ctx.client.with(|client| client.tls)
+                    && !passed.tls
                 {
                     // Who begins like this without asking knows that the server speaks HTTP/2.
                     target.alpn = [Bytes::from_static(b"h2")].into();
@@ -232,11 +232,11 @@ pub(crate) fn inner_layers(
 }
 
 /// True if the client speaks HTTP/2: it said so in its TLS handshake, or by what it sends first.
-async fn speaks_http2(ctx: &Context, reader: &mut Reader) -> bool {
+async fn speaks_http2(ctx: &Context, reader: &mut Reader, in_tls: bool) -> bool {
     if !ctx.settings.http2 {
         return false;
     }
-    if ctx.client.with(|client| client.tls && client.tls_facts.alpn.as_deref() == Some(b"h2")) {
+    if in_tls && ctx.client.with(|client| client.tls_facts.alpn.as_deref() == Some(b"h2")) {
         return true;
     }
     while reader.buf.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&reader.buf) {

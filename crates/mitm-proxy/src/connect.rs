@@ -16,7 +16,7 @@ use crate::{
 /// What is answered.
 pub(crate) enum Verdict {
     /// The tunnel is granted. [`granted`] must be called when the client was told.
-    Granted(FlowRef, Destination),
+    Granted(Running, Destination),
     /// It is refused, with this answer.
     Refused(Box<Response>, Bytes),
     /// Nothing: the flow was killed, or the client is gone.
@@ -34,6 +34,7 @@ pub(crate) async fn decide(
     let engine = &ctx.engine;
     let address = Address::new(Arc::clone(&request.host), request.port);
     let flow = FlowRef::http(ctx.client.clone(), Server::new(Some(address)).into(), request);
+    let running = Running(flow.clone());
     engine.fire(Event::HttpConnect(flow.clone())).await;
     let settled = tokio::select! {
         biased;
@@ -52,7 +53,6 @@ pub(crate) async fn decide(
         let response = response.get();
         if !(200..300).contains(&response.status_code) {
             engine.fire(Event::HttpConnectError(flow.clone())).await;
-            flow.set_live(false);
             let body = response.body.bytes().ok().flatten().unwrap_or_default();
             return Verdict::Refused(Box::new(response), body);
         }
@@ -78,7 +78,6 @@ pub(crate) async fn decide(
                 flow.set_response(Some(Shared::new(response.clone())));
                 flow.set_error(Some(FlowError::new(failure.to_string())));
                 engine.fire(Event::HttpConnectError(flow.clone())).await;
-                flow.set_live(false);
                 return Verdict::Refused(Box::new(response), text.into());
             }
         }
@@ -89,13 +88,21 @@ pub(crate) async fn decide(
             ..Response::make(200, Bytes::new(), Headers::new())
         })));
     }
-    Verdict::Granted(flow, destination)
+    Verdict::Granted(running, destination)
 }
 
 /// Tells that a client knows of its tunnel.
-pub(crate) async fn granted(ctx: &Context, flow: &FlowRef) {
-    ctx.engine.fire(Event::HttpConnected(flow.clone())).await;
-    flow.set_live(false);
+pub(crate) async fn granted(ctx: &Context, running: Running) {
+    ctx.engine.fire(Event::HttpConnected(running.0.clone())).await;
+}
+
+/// The flow of a CONNECT, which is over when this is dropped.
+pub(crate) struct Running(FlowRef);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set_live(false);
+    }
 }
 
 /// True if the server is connected before CONNECT is answered: eager, and not known from a moment ago.

@@ -38,6 +38,9 @@ pub enum Failure {
     /// The client gave up one stream of its connection.
     #[error("stream reset by client ({0})")]
     Reset(String),
+    /// The server gave up the stream, for a reason that an HTTP/2 client is to be told: its code.
+    #[error("{0}")]
+    ServerReset(String, u32),
     /// What the server sent is no HTTP that we forward, or it broke off.
     #[error("{0}")]
     BadResponse(String),
@@ -60,6 +63,7 @@ impl Failure {
             | Self::Connect(_)
             | Self::ServerClosed
             | Self::NotProcessed(_)
+            | Self::ServerReset(..)
             | Self::BadResponse(_)
             | Self::Storage(_)
             | Self::Transform(_) => Some(502),

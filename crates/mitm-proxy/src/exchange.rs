@@ -91,6 +91,9 @@ pub(crate) trait Outgoing: Send {
 
     fn flush(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Learns why what it was given is not all.
+    fn failed(&mut self, _: &Failure) {}
+
     /// Forgets the head and what followed it, if nothing of it was sent yet.
     fn retract(&mut self) -> bool;
 
@@ -487,14 +490,18 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if matches!(line, Line::Http2(_)) && self.request.with(wants_upgrade) {
             // Only HTTP/1 connections can become something else.
             let alpn = [Bytes::from_static(b"http/1.1")].into();
+            self.flow.set_server(Shared::new(Server::new(None)));
             line = self.reach(&Destination { alpn, ..destination.clone() }, None).await?;
         }
         let whole = match source {
             Source::Whole(whole) => whole,
-            Source::Live(live) => return self.transact(line, Source::Live(live)).await,
+            Source::Live(live) => {
+                return self.transact(line, &destination, Source::Live(live)).await;
+            }
         };
         let was_used = line.was_used();
-        match self.transact(line, Source::Whole(whole.clone())).await {
+        let was_http1 = matches!(line, Line::Http1(_));
+        match self.transact(line, &destination, Source::Whole(whole.clone())).await {
             // A server may close an idle connection just when it is used again.
             Err(Failure::ServerClosed)
                 if was_used && repeatable && !self.progress.heard.load(Ordering::Relaxed) => {}
@@ -502,10 +509,10 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
             Err(Failure::NotProcessed(_)) if !whole.body.is_missing() => {}
             result => return result,
         }
-        self.flow.set_server(Shared::new(Server::new(None)));
-        let sharing = destination.may_be_http2().then_some(Sharing::Own);
-        let line = self.reach(&destination, sharing).await?;
-        self.transact(line, Source::Whole(whole)).await
+        self.progress.sent.store(false, Ordering::Relaxed);
+        self.progress.declined.store(false, Ordering::Relaxed);
+        let line = self.reach_anew(&destination, !was_http1).await?;
+        self.transact(line, &destination, Source::Whole(whole)).await
     }
 
     /// Gets a connection, a new one without `sharing`. A kill, or a client that is gone, ends the wait.
@@ -520,7 +527,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         let connecting = async {
             match sharing {
                 Some(sharing) => self.upstreams.get(destination, server, sharing).await,
-                None => self.upstreams.fresh(destination, server).await.map(Line::Http1),
+                None => self.upstreams.anew(destination, server).await,
             }
         };
         tokio::select! {
@@ -532,7 +539,12 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
     }
 
     /// Sends the request and receives the response.
-    async fn transact(&mut self, line: Line, source: Source) -> Result<After, Failure> {
+    async fn transact(
+        &mut self,
+        line: Line,
+        destination: &Destination,
+        source: Source,
+    ) -> Result<After, Failure> {
         let request = self.request.with(|request| Request {
             body: Body::missing(),
             trailers: None,
@@ -540,7 +552,9 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         });
         match line {
             Line::Http1(conn) => self.transact_http1(conn, request, source).await,
-            Line::Http2(session) => self.transact_http2(&session, request, source).await,
+            Line::Http2(session) => {
+                self.transact_http2(session, destination, request, source).await
+            }
         }
     }
 
@@ -583,11 +597,13 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
 
     async fn transact_http2(
         &mut self,
-        session: &http2::Session,
+        session: http2::Session,
+        destination: &Destination,
         mut request: Request,
         source: Source,
     ) -> Result<After, Failure> {
         self.flow.set_server(session.server());
+        let unsettled = request.clone();
         let ended = match &source {
             Source::Whole(Whole { body, trailers }) => {
                 framing::settle_whole_request(&mut request, body);
@@ -602,15 +618,48 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         let head = http2::request_to_http2(&request).map_err(|error| {
             Failure::BadRequest(format!("The request cannot be sent over HTTP/2: {error}"))
         })?;
-        let (out, reply) = tokio::select! {
-            biased;
-            opened = session.send(head, ended) => opened?,
-            () = self.flow.wait_for_kill() => return Err(Failure::Killed),
-            gone = self.incoming.gone(false) => return Err(gone),
+        let (out, reply) = match self.open(&session, head.clone(), ended).await {
+            // The server does not want new streams on this connection. Nothing of the body was taken.
+            Err(Failure::NotProcessed(_)) => match self.reach_anew(destination, true).await? {
+                Line::Http2(session) => {
+                    self.flow.set_server(session.server());
+                    self.open(&session, head, ended).await?
+                }
+                Line::Http1(conn) => {
+                    return self.transact_http1(conn, unsettled, source).await;
+                }
+            },
+            opened => opened?,
         };
         let reply = Reply::Http2(Box::new(reply));
         let received = self.both_ways(Sink::Http2(out), reply, source).await?;
         Ok(after(self.progress.sent.load(Ordering::Relaxed), received.keep_alive))
+    }
+
+    /// Opens a stream for a request.
+    async fn open(
+        &mut self,
+        session: &http2::Session,
+        head: http::Request<()>,
+        ended: bool,
+    ) -> Result<(http2::RequestOut, http2::ResponseIn), Failure> {
+        tokio::select! {
+            biased;
+            opened = session.send(head, ended) => opened,
+            () = self.flow.wait_for_kill() => Err(Failure::Killed),
+            gone = self.incoming.gone(false) => Err(gone),
+        }
+    }
+
+    /// Gets another connection than the last: a new one, or a session that others have begun if `shared`.
+    async fn reach_anew(
+        &mut self,
+        destination: &Destination,
+        shared: bool,
+    ) -> Result<Line, Failure> {
+        self.flow.set_server(Shared::new(Server::new(None)));
+        let sharing = (shared && destination.may_be_http2()).then_some(Sharing::Own);
+        self.reach(destination, sharing).await
     }
 
     /// Sends the request and receives the response, both at once.
@@ -657,7 +706,8 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         forward: bool,
     ) -> Result<(BytesMut, BodyWriter), Failure> {
         let absolute_host = request.authority.clone();
-        let was_http1 = http1::Version::from_bytes(&request.http_version).is_some();
+        // What a hook calls it does not make it what HTTP/1 can carry.
+        let was_http1 = http1::Version::from_bytes(&self.asked.version).is_some();
         if !was_http1 {
             http2::request_to_http1(request).map_err(|error| {
                 Failure::BadRequest(format!("The request cannot be sent over HTTP/1: {error}"))
@@ -706,6 +756,7 @@ impl<I: Incoming, O: Outgoing> Exchange<'_, I, O> {
         if let Failure::BadRequest(_) | Failure::BadResponse(_) = failure {
             info!(client = %client_name(&self.ctx.client), "{text}");
         }
+        self.outgoing.failed(failure);
         if !self.progress.told.load(Ordering::Relaxed) {
             self.ctx.engine.fire(Event::Error(self.flow.clone())).await;
         }

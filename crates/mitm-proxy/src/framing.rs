@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mitm_codec::http1::{self, Framing, Version};
 use mitm_flow::{Body, Headers, Request, Response};
 
-use crate::body::BodyWriter;
+use crate::{body::BodyWriter, http2};
 
 /// Settles the head of a request whose body is `body`.
 pub(crate) fn settle_whole_request(request: &mut Request, body: &Body) -> BodyWriter {
@@ -82,6 +82,13 @@ pub(crate) fn settle_whole_response(
         return (BodyWriter::Nothing, true);
     }
     let len = body.len().unwrap_or(0);
+    if to.version == http2::HTTP2 {
+        // There a length is no framing, but it must be right.
+        if response.headers.get("content-length").is_some_and(|old| *old != len.to_string()) {
+            set_length(&mut response.headers, len);
+        }
+        return (BodyWriter::Raw, true);
+    }
     match current(response, to) {
         Some(Framing::Chunked) if to.knows_chunks() => {
             http1::settle_framing(&mut response.headers);
@@ -134,7 +141,10 @@ pub(crate) fn settle_live_response(
 fn current(response: &Response, to: Recipient<'_>) -> Option<Framing> {
     let version = Version::from_bytes(&response.http_version).unwrap_or(Version::Http11);
     let (status, headers) = (response.status_code, &response.headers);
-    http1::response_framing(to.method, version, status, headers, false).ok()
+    let framing = http1::response_framing(to.method, version, status, headers, false).ok()?;
+    // Only HTTP/1 ends a body with the connection.
+    let ends = Version::from_bytes(&response.http_version).is_some();
+    (ends || framing != Framing::UntilClose).then_some(framing)
 }
 
 fn set_length(headers: &mut Headers, len: u64) {

@@ -314,6 +314,9 @@ impl Outgoing for H1Outgoing<'_> {
     }
 
     fn end(&mut self, wire: Option<&Bytes>, trailers: Option<&Headers>) {
+        // Trailers that would be other lines than they say are left out: the body is complete without them.
+        let trailers =
+            trailers.filter(|trailers| wire.is_some() || http1::check_fields(trailers).is_ok());
         self.body.end(self.writer, wire, trailers);
     }
 
@@ -386,7 +389,7 @@ async fn ask_for_tunnel(
             if writer.flush().await.is_err() {
                 return Connect::Closed;
             }
-            connect::granted(ctx, &flow).await;
+            connect::granted(ctx, flow).await;
             Connect::Granted(destination)
         }
     }

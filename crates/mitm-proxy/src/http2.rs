@@ -31,7 +31,7 @@ use tokio::time::timeout;
 pub(crate) use self::{
     convert::{HTTP2, framing, request_to_http1, request_to_http2, response_to_http1},
     serve::serve,
-    session::{RequestOut, ResponseIn, Session},
+    session::{NoSession, RequestOut, ResponseIn, Session},
 };
 use crate::body::Next;
 
@@ -40,10 +40,12 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How many streams a peer may have open.
 const STREAMS_MAX: u32 = 100;
+/// How many streams of a client may be busy here: more than are open, since those that it reset take a moment to end.
+const BUSY_MAX: u32 = STREAMS_MAX + 28;
 /// How much of a body may be on the way.
 const STREAM_WINDOW: u32 = 512 << 10;
 /// Of all bodies of one connection: more than all its streams together.
-const CONNECTION_WINDOW: u32 = (STREAMS_MAX + 28) * STREAM_WINDOW;
+const CONNECTION_WINDOW: u32 = (BUSY_MAX + 8) * STREAM_WINDOW;
 /// The largest frame that is accepted.
 const FRAME_MAX: u32 = 128 << 10;
 /// How much of what is sent on a stream is gathered.

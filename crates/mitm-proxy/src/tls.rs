@@ -34,7 +34,7 @@ use crate::{
     hooks::{ClientHelloData, Event, Hook, TlsData},
     io::{self, Buffered, Io},
     mode::ModeKind,
-    upstream::{Destination, ServerConn, Upstreams, client_name, ended},
+    upstream::{Destination, Opening, ServerConn, Upstreams, client_name, ended},
 };
 
 /// The certificates and configurations of both sides, made from the options.
@@ -279,7 +279,10 @@ pub(crate) async fn upgrade(
         server.tls_facts.sni.clone_from(&destination.sni);
     });
     let (io, _) = io::join(reader, writer);
-    match connect(engine, client, &server, destination, hop.as_ref(), io).await {
+    let mut attempt = Opening::connected(engine, client, &server, hop.as_ref());
+    let connected = connect(engine, client, &server, destination, hop.as_ref(), io).await;
+    attempt.is_over();
+    match connected {
         Ok(io) => {
             let halves = io::split(io, BytesMut::new());
             Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))

@@ -21,6 +21,7 @@ use mitm_flow::{Address, Client, Server, Shared, now};
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpSocket, TcpStream},
+    runtime::Handle,
     time::timeout,
 };
 use tracing::info;
@@ -29,7 +30,7 @@ use crate::{
     engine::Engine,
     error::Failure,
     hooks::{Event, ServerData},
-    http2,
+    http2::{self, NoSession},
     io::{self, Io, Reader, Writer},
     platform, tls,
     via::{self, Via},
@@ -158,6 +159,9 @@ enum Speaks {
     Http2(http2::Session),
 }
 
+/// How many sessions one client keeps.
+const SESSIONS_MAX: usize = 32;
+
 /// How long a failure to connect is the answer to those who waited for the connection.
 const FAILED_FOR: Duration = Duration::from_secs(1);
 
@@ -210,7 +214,7 @@ impl Upstreams {
             return self.get_http1(destination, server, sharing).await.map(Line::Http1);
         }
         // Whoever comes first finds out what the server speaks; the others wait for that.
-        let speaks = Arc::clone(self.0.sessions.lock().entry(destination.clone()).or_default());
+        let speaks = self.speaks(destination);
         let mut speaks = speaks.lock().await;
         match &*speaks {
             Speaks::Http2(session) if session.is_open(&self.0.engine) => {
@@ -218,19 +222,24 @@ impl Upstreams {
             }
             // Streams that go on there hold it as long as they need it.
             Speaks::Http2(_) => *speaks = Speaks::Unknown,
-            Speaks::Http1 => {
-                drop(speaks);
-                return self.get_http1(destination, server, sharing).await.map(Line::Http1);
-            }
             Speaks::Failed(failure, since) if since.elapsed() < FAILED_FOR => {
                 return Err(failure.clone());
             }
             Speaks::Unknown if !destination.tls && self.0.engine.http1_only.has(destination) => {
                 *speaks = Speaks::Http1;
-                drop(speaks);
-                return self.get_http1(destination, server, sharing).await.map(Line::Http1);
             }
-            Speaks::Unknown | Speaks::Failed(..) => {}
+            Speaks::Http1 | Speaks::Unknown | Speaks::Failed(..) => {}
+        }
+        if matches!(*speaks, Speaks::Http1) {
+            // Each request has a connection of its own, so nobody waits for another.
+            drop(speaks);
+            let conn = self.get_http1(destination, server, sharing).await?;
+            if !destination.tls || !conn.is_http2() {
+                return Ok(Line::Http1(conn));
+            }
+            // Another server answers there by now.
+            let session = self.session(conn).await.map_err(|NoSession { failure, .. }| failure)?;
+            return Ok(Line::Http2(session));
         }
         let conn = match self.get_http1(destination, server, sharing).await {
             Ok(conn) => conn,
@@ -243,22 +252,56 @@ impl Upstreams {
             *speaks = Speaks::Http1;
             return Ok(Line::Http1(conn));
         }
-        match http2::Session::start(&self.0.engine, &self.0.client, conn).await {
+        match self.session(conn).await {
             Ok(session) => {
                 *speaks = Speaks::Http2(session.clone());
                 Ok(Line::Http2(session))
             }
-            Err(_) if !destination.tls => {
+            Err(NoSession { speaks_http1: true, .. }) if !destination.tls => {
                 // The client believed it, but the server does not know HTTP/2.
                 *speaks = Speaks::Http1;
                 drop(speaks);
                 self.0.engine.http1_only.put(destination.address());
-                self.get_http1(destination, Shared::new(Server::new(None)), Sharing::Own)
-                    .await
-                    .map(Line::Http1)
+                let server = Shared::new(Server::new(None));
+                self.get_http1(destination, server, Sharing::Own).await.map(Line::Http1)
             }
-            Err(failure) => Err(failure),
+            Err(NoSession { failure, .. }) => Err(failure),
         }
+    }
+
+    async fn session(&self, conn: ServerConn) -> Result<http2::Session, NoSession> {
+        http2::Session::start(&self.0.engine, &self.0.client, conn).await
+    }
+
+    /// Returns a new connection, whatever is there.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(crate) async fn anew(
+        &self,
+        destination: &Destination,
+        server: Shared<Server>,
+    ) -> Result<Line, Failure> {
+        let conn = self.fresh(destination, server).await?;
+        if !destination.tls || !conn.is_http2() {
+            return Ok(Line::Http1(conn));
+        }
+        let session = self.session(conn).await.map_err(|NoSession { failure, .. }| failure)?;
+        Ok(Line::Http2(session))
+    }
+
+    /// Returns what is known of a destination that might speak HTTP/2. Of many, those that nobody uses are forgotten.
+    fn speaks(&self, destination: &Destination) -> Arc<tokio::sync::Mutex<Speaks>> {
+        let mut sessions = self.0.sessions.lock();
+        if sessions.len() >= SESSIONS_MAX && !sessions.contains_key(destination) {
+            // A session without streams ends when it is let go.
+            sessions.retain(|_, speaks| match speaks.try_lock().as_deref() {
+                Ok(Speaks::Http2(session)) => session.is_busy(),
+                Ok(_) => false,
+                Err(_) => true,
+            });
+        }
+        Arc::clone(sessions.entry(destination.clone()).or_default())
     }
 
     async fn get_http1(
@@ -295,10 +338,15 @@ impl Upstreams {
         destination: &Destination,
         server: Shared<Server>,
     ) -> Result<ServerConn, Failure> {
-        if destination.tls
-            && let Some(conn) = self.take_new(&destination.without_tls())
+        let plain = destination.without_tls();
+        if plain != *destination
+            && let Some(mut conn) = self.take_new(&plain)
         {
-            return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
+            if destination.tls {
+                return tls::upgrade(&self.0.engine, &self.0.client, conn, destination).await;
+            }
+            conn.destination = destination.clone();
+            return Ok(conn);
         }
         self.fresh(destination, server).await
     }
@@ -516,8 +564,8 @@ async fn connect(
         }
     });
     let hop = destination.via.as_ref().map(|via| Shared::new(Server::new(Some(via.address()))));
-    let first = hop.as_ref().unwrap_or(&server);
-    let tcp = connect_tcp(engine, client, first).await.inspect_err(|failure| {
+    let mut attempt = Opening::new(engine, client, &server, hop.as_ref());
+    let tcp = connect_tcp(&mut attempt).await.inspect_err(|failure| {
         if hop.is_some() {
             server.update(|server| server.error = Some(failure.to_string().into()));
         }
@@ -538,6 +586,7 @@ async fn connect(
             Ok(io) => io,
             Err(failure) => {
                 server.update(|server| server.error = Some(failure.to_string().into()));
+                attempt.is_over();
                 disconnected(engine, client, hop.clone()).await;
                 return Err(failure);
             }
@@ -547,11 +596,13 @@ async fn connect(
         io = match tls::connect(engine, client, &server, destination, hop.as_ref(), io).await {
             Ok(io) => io,
             Err(error) => {
+                attempt.is_over();
                 ended(engine, client, server, hop).await;
                 return Err(error);
             }
         };
     }
+    attempt.is_over();
     let halves = io::split(io, BytesMut::new());
     Ok(ServerConn::new(engine, server, destination.clone(), halves).with_hop(hop))
 }
@@ -586,13 +637,84 @@ pub(crate) fn reopen<'a>(
     })
 }
 
-/// Opens the TCP connection to what `server` says, with the hooks around it.
-async fn connect_tcp(
-    engine: &Arc<Engine>,
-    client: &Shared<Client>,
-    server: &Shared<Server>,
-) -> Result<TcpStream, Failure> {
+/// A connection on its way. If it is given up, because nobody waits for it any more, hooks are told how it ended.
+pub(crate) struct Opening {
+    engine: Arc<Engine>,
+    client: Shared<Client>,
+    server: Shared<Server>,
+    hop: Option<Shared<Server>>,
+    stage: Stage,
+}
+
+/// Which hook was the last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// None that another must follow.
+    Over,
+    Connecting,
+    Connected,
+}
+
+impl Opening {
+    fn new(
+        engine: &Arc<Engine>,
+        client: &Shared<Client>,
+        server: &Shared<Server>,
+        hop: Option<&Shared<Server>>,
+    ) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            client: client.clone(),
+            server: server.clone(),
+            hop: hop.cloned(),
+            stage: Stage::Over,
+        }
+    }
+
+    /// What is done on a connection that hooks know.
+    pub(crate) fn connected(
+        engine: &Arc<Engine>,
+        client: &Shared<Client>,
+        server: &Shared<Server>,
+        hop: Option<&Shared<Server>>,
+    ) -> Self {
+        let mut attempt = Self::new(engine, client, server, hop);
+        attempt.stage = Stage::Connected;
+        attempt
+    }
+
+    /// Somebody else tells hooks from now on.
+    pub(crate) fn is_over(&mut self) {
+        self.stage = Stage::Over;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        // At the end of the program nobody listens.
+        let (Ok(runtime), true) = (Handle::try_current(), self.stage != Stage::Over) else {
+            return;
+        };
+        let (engine, client, stage) = (Arc::clone(&self.engine), self.client.clone(), self.stage);
+        let (server, hop) = (self.server.clone(), self.hop.take());
+        runtime.spawn(async move {
+            if stage == Stage::Connected {
+                ended(&engine, &client, server, hop).await;
+                return;
+            }
+            let server = hop.unwrap_or(server);
+            server.update(|server| server.error = Some("Client disconnected.".into()));
+            engine.fire(Event::ServerConnectError(ServerData { server, client })).await;
+        });
+    }
+}
+
+/// Opens the TCP connection to the first on the way, with the hooks around it.
+async fn connect_tcp(attempt: &mut Opening) -> Result<TcpStream, Failure> {
+    let (engine, client) = (&Arc::clone(&attempt.engine), &attempt.client.clone());
+    let server = &attempt.hop.as_ref().unwrap_or(&attempt.server).clone();
     let data = ServerData { server: server.clone(), client: client.clone() };
+    attempt.stage = Stage::Connecting;
     engine.fire(Event::ServerConnect(data.clone())).await;
     if let Some(error) = server.with(|server| server.error.clone()) {
         let address = server.with(describe);
@@ -600,6 +722,7 @@ async fn connect_tcp(
             client = %client_name(client),
             "server connection to {address} killed before connect: {error}"
         );
+        attempt.is_over();
         engine.fire(Event::ServerConnectError(data)).await;
         return Err(Failure::Connect(format!("Connection killed: {error}").into()));
     }
@@ -609,6 +732,7 @@ async fn connect_tcp(
             let error: Arc<str> = error.into();
             info!(client = %client_name(client), "error establishing server connection: {error}");
             server.update(|server| server.error = Some(Arc::clone(&error)));
+            attempt.is_over();
             engine.fire(Event::ServerConnectError(data)).await;
             return Err(Failure::Connect(error));
         }
@@ -620,6 +744,7 @@ async fn connect_tcp(
         describe(server)
     });
     info!(client = %client_name(client), "server connect {address}");
+    attempt.stage = Stage::Connected;
     engine.fire(Event::ServerConnected(data)).await;
     Ok(tcp)
 }

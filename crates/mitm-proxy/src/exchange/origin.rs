@@ -81,6 +81,11 @@ impl Sink<'_> {
     ) -> io::Result<()> {
         match self {
             Self::Http1 { writer, body, .. } => {
+                if let (None, Some(trailers)) = (wire, trailers) {
+                    http1::check_fields(trailers).map_err(|error| {
+                        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+                    })?;
+                }
                 body.end(writer, wire, trailers);
                 Ok(())
             }

@@ -249,7 +249,12 @@ pub(crate) fn map_of(headers: &Headers) -> Result<HeaderMap, String> {
         let shown = || String::from_utf8_lossy(name).into_owned();
         let name = HeaderName::from_bytes(name)
             .map_err(|_| format!("invalid header name {:?}", shown()))?;
-        let value = value.slice_ref(value.trim_ascii());
+        let value = if name == http::header::TE {
+            // The one value that HTTP/2 knows, and only like this.
+            Bytes::from_static(b"trailers")
+        } else {
+            value.slice_ref(value.trim_ascii())
+        };
         let mut value = HeaderValue::from_maybe_shared(value)
             .map_err(|_| format!("invalid value of the header {:?}", shown()))?;
         // Such values must not be found out by watching how well they compress (RFC 7541 §7.1.3).

@@ -1,6 +1,8 @@
 //! HTTP/2 with a client: each stream is an [exchange](crate::exchange).
 
-use std::{future::poll_fn, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task::Poll, time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -9,14 +11,14 @@ use h2::{
     server::{Builder, Connection, SendResponse},
 };
 use mitm_codec::http1::{Piece, parse_host_port};
-use mitm_flow::{Headers, Request, Response, now};
+use mitm_flow::{Client, Headers, Request, Response, Shared, now};
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
 use super::{
-    BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX, convert,
-    describe, name, poll_send, send_data, send_end, tunnel::Tunnel,
+    BUSY_MAX, BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX,
+    convert, describe, name, poll_send, send_data, send_end, tunnel::Tunnel,
 };
 use crate::{
     body::{BodyWriter, Next},
@@ -28,8 +30,6 @@ use crate::{
     upstream::{Upstreams, client_name},
 };
 
-/// How many streams may be busy here: more than are open, since those that a client reset take a moment to end.
-const BUSY_MAX: usize = STREAMS_MAX as usize * 2;
 /// How long a connection may take to say good-bye.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -60,8 +60,9 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
     // In this task, as all of a client connection: what they send gathers, and no other thread must be woken for it.
     let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>> =
         FuturesUnordered::new();
+    let mut patience = settings.idle_timeout;
     let ended = loop {
-        let is_full = streams.len() >= BUSY_MAX;
+        let is_full = streams.len() >= BUSY_MAX as usize;
         tokio::select! {
             biased;
             Some(ended) = streams.next() => {
@@ -78,11 +79,15 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
-            () = sleep(settings.idle_timeout), if streams.is_empty() => {
+            () = upstreams.watch_idle() => {}
+            () = sleep(patience), if streams.is_empty() => {
+                if patience == LINGER {
+                    break Ok(());
+                }
                 info!(client = %client, "Closing connection due to inactivity.");
                 connection.graceful_shutdown();
-                let closed = poll_fn(|cx| connection.poll_closed(cx));
-                break timeout(LINGER, closed).await.unwrap_or(Ok(()));
+                // What the client began before it knew is still answered.
+                patience = LINGER;
             }
         }
     };
@@ -130,6 +135,7 @@ async fn stream(
         is_ended: false,
         is_head: parts.method == http::Method::HEAD,
         is_upgrade: protocol.is_some(),
+        reason: Reason::INTERNAL_ERROR,
         patience: ctx.settings.idle_timeout,
     };
     if parts.method == http::Method::CONNECT && protocol.is_none() {
@@ -161,10 +167,11 @@ async fn stream(
     };
     let future = exchange(&ctx, request, framing, &mut incoming, &mut outgoing, &upstreams);
     match future.await {
-        After::KeepAlive | After::Drain | After::Close if outgoing.is_ended => {}
-        // Nothing was said, or not all of it.
+        // Nothing was said, or not all of it. (A complete answer that is not all sent yet must not be taken back.)
         After::KeepAlive | After::Drain | After::Close | After::Abort => {
-            sender.reset(Reason::INTERNAL_ERROR);
+            if !outgoing.is_ended {
+                sender.reset(outgoing.reason);
+            }
         }
         After::Upgrade(conn, flow) => {
             let client = raw(incoming.body, &sender);
@@ -212,9 +219,17 @@ async fn tunnel(
             let response = Response { status_code: 200, ..Response::default() };
             outgoing.head(&response, BodyWriter::Raw, true);
             if outgoing.flush().await.is_err() {
+                upstreams.finish().await;
                 return;
             }
-            connect::granted(&ctx, &flow).await;
+            connect::granted(&ctx, flow).await;
+            // What is inside may speak TLS of its own, which is not that of other tunnels.
+            ctx.client = Shared::new(Client {
+                tls: false,
+                tls_facts: mitm_flow::connection::TlsFacts::default(),
+                mitmcert: None,
+                ..ctx.client.get()
+            });
             ctx.target = Some(destination);
             let body = BodyIn::new(body, ctx.settings.rules.limits.header_count);
             let (reader, writer) = raw(body, &sender);
@@ -341,6 +356,8 @@ struct H2Outgoing {
     is_head: bool,
     /// The request was an extended CONNECT (RFC 8441): 101 is said as 200, and what follows is another protocol.
     is_upgrade: bool,
+    /// What the client is told if it does not get all.
+    reason: Reason,
     patience: Duration,
 }
 
@@ -399,12 +416,11 @@ impl Outgoing for H2Outgoing {
             return Ok(());
         }
         self.send_head(false)?;
-        let sent = send_data(data, self.patience, |cx, rest| {
-            match &mut self.sender.0.lock().stream {
+        let sent =
+            send_data(data, self.patience, |cx, rest| match &mut self.sender.0.lock().stream {
                 Some(stream) => poll_send(stream, cx, rest),
                 None => Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into())),
-            }
-        });
+            });
         sent.await.map_err(|error| Failure::client(&error))
     }
 
@@ -433,14 +449,25 @@ impl Outgoing for H2Outgoing {
         }
     }
 
+    fn failed(&mut self, failure: &Failure) {
+        self.reason = match failure {
+            Failure::ClientGone | Failure::Reset(_) => Reason::CANCEL,
+            Failure::ServerReset(_, code) => Reason::from(*code),
+            _ => Reason::INTERNAL_ERROR,
+        };
+    }
+
     fn retract(&mut self) -> bool {
         self.head.take().is_some()
     }
 
     async fn error_page(&mut self, status: u16, message: &str) {
+        if self.reason != Reason::INTERNAL_ERROR {
+            // A page would hide what the client can do about it.
+            return;
+        }
         let text = Bytes::from(page(status, message));
-        let headers =
-            [("server", SERVER), ("content-type", "text/html")].into_iter().collect();
+        let headers = [("server", SERVER), ("content-type", "text/html")].into_iter().collect();
         let response = Response { status_code: status, headers, ..Response::default() };
         self.head(&response, BodyWriter::Raw, true);
         if !self.is_head && self.data(&text).await.is_err() {

@@ -35,7 +35,7 @@ use crate::{
     error::Failure,
     exchange::origin::AnswerHead,
     io::{self as streams, Buffered},
-    upstream::{self, ServerConn, client_name},
+    upstream::{self, Opening, ServerConn, client_name},
 };
 
 /// A connection to a server that speaks HTTP/2. Clones are handles on the same one.
@@ -71,6 +71,13 @@ impl Drop for Inner {
     }
 }
 
+/// Why a session could not be begun.
+pub(crate) struct NoSession {
+    pub(crate) failure: Failure,
+    /// The peer answered, but not in HTTP/2.
+    pub(crate) speaks_http1: bool,
+}
+
 /// How long the end of a session may take.
 const LINGER: Duration = Duration::from_secs(2);
 /// How many streams are opened before the server said how many it allows.
@@ -82,10 +89,11 @@ impl Session {
         engine: &Arc<Engine>,
         client: &Shared<Client>,
         conn: ServerConn,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, NoSession> {
         let settings = engine.settings();
         let is_certain = conn.destination.tls;
         let ServerConn { server, reader, writer, hop, .. } = conn;
+        let mut attempt = Opening::connected(engine, client, &server, hop.as_ref());
         let (io, read) = streams::join(reader, writer);
         let handshake = Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -114,16 +122,23 @@ impl Session {
             Ok((requests, connection, pings))
         };
         let started = match timeout(settings.handshake_timeout, begin).await {
-            Ok(started) => started.map_err(|error: h2::Error| describe(&error)),
-            Err(_) => Err("HTTP/2 connection closed: it could not be begun in time".to_owned()),
+            Ok(started) => started.map_err(|error: h2::Error| {
+                // Frames that are none: the library gives the connection up.
+                (describe(&error), error.is_go_away() && error.is_library())
+            }),
+            Err(_) => {
+                Err(("HTTP/2 connection closed: it could not be begun in time".to_owned(), false))
+            }
         };
         let (requests, connection, pings) = match started {
             Ok(started) => started,
-            Err(text) => {
+            Err((text, speaks_http1)) => {
+                attempt.is_over();
                 upstream::ended(engine, client, server, hop).await;
-                return Err(Failure::BadResponse(text));
+                return Err(NoSession { failure: Failure::BadResponse(text), speaks_http1 });
             }
         };
+        attempt.is_over();
         let state = Arc::new(State::default());
         let driver = {
             let (engine, client) = (Arc::clone(engine), client.clone());
@@ -155,6 +170,11 @@ impl Session {
         self.0.generation == engine.generation() && !self.0.state.is_closed.load(Ordering::Acquire)
     }
 
+    /// True if streams go on.
+    pub(crate) fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     pub(crate) fn was_used(&self) -> bool {
         self.0.state.is_used.load(Ordering::Relaxed)
     }
@@ -170,8 +190,8 @@ impl Session {
         let opened = async { requests.ready().await?.send_request(head, ended) };
         let (response, stream) = opened.await.map_err(|error| {
             // Nothing was sent of it.
-            state.is_closed.store(true, Ordering::Release);
             if error.is_io() || error.is_go_away() {
+                state.is_closed.store(true, Ordering::Release);
                 Failure::NotProcessed(describe(&error))
             } else {
                 Failure::BadResponse(describe(&error))
@@ -251,10 +271,11 @@ impl RequestOut {
     }
 
     pub(crate) fn end(&mut self, trailers: Option<&Headers>) -> io::Result<()> {
-        if std::mem::replace(&mut self.is_ended, true) {
-            return Ok(());
+        if !self.is_ended {
+            send_end(&mut self.stream, trailers)?;
+            self.is_ended = true;
         }
-        send_end(&mut self.stream, trailers)
+        Ok(())
     }
 }
 
@@ -357,6 +378,13 @@ fn failed(session: &Session, error: &h2::Error, in_body: bool) -> Failure {
         return Failure::ServerClosed;
     }
     match error.reason() {
+        // What the client may do about it, it must know.
+        Some(reason @ (Reason::CANCEL | Reason::HTTP_1_1_REQUIRED)) if error.is_reset() => {
+            Failure::ServerReset(
+                format!("stream reset by server ({})", name(reason)),
+                reason.into(),
+            )
+        }
         Some(reason) if error.is_reset() => {
             Failure::BadResponse(format!("stream reset by server ({})", name(reason)))
         }

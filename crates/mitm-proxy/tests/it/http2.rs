@@ -124,7 +124,10 @@ struct Client {
 }
 
 impl Client {
-    async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, scheme: &'static str) -> Self {
+    async fn over(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &'static str,
+    ) -> Self {
         let (requests, connection) = h2::client::handshake(io).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(async move {
@@ -153,8 +156,15 @@ impl Client {
         Self::over(TcpStream::connect(address).await.unwrap(), "http").await
     }
 
-    async fn begin(&self, method: &str, path: &str, headers: &[(&str, &str)], ended: bool) -> (ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::builder().method(method).uri(format!("{}://origin.test{path}", self.scheme));
+    async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        ended: bool,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut request =
+            Request::builder().method(method).uri(format!("{}://origin.test{path}", self.scheme));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -168,7 +178,13 @@ impl Client {
         receive(response).await.unwrap()
     }
 
-    async fn post(&self, path: &str, headers: &[(&str, &str)], body: Bytes, trailers: Option<HeaderMap>) -> Got {
+    async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+        trailers: Option<HeaderMap>,
+    ) -> Got {
         let (response, mut out) = self.begin("POST", path, headers, false).await;
         let sending = async {
             send(&mut out, body).await.unwrap();
@@ -179,7 +195,11 @@ impl Client {
         };
         let (got, ()) = tokio::join!(receive(response), sending);
         got.unwrap_or_else(|error| Got {
-            head: Response::builder().header("x-error", error.to_string()).status(599).body(()).unwrap(),
+            head: Response::builder()
+                .header("x-error", error.to_string())
+                .status(599)
+                .body(())
+                .unwrap(),
             body: Bytes::new(),
             trailers: None,
         })
@@ -205,7 +225,9 @@ async fn receive(response: ResponseFuture) -> Result<Got, h2::Error> {
 }
 
 fn trailers() -> HeaderMap {
-    [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("7"))].into_iter().collect()
+    [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("7"))]
+        .into_iter()
+        .collect()
 }
 
 async fn reverse(setup: Setup, scheme: &str, to: SocketAddr) -> Proxied {
@@ -226,9 +248,17 @@ async fn both_sides_share_one_connection_and_keep_trailers() {
         let client = Client::in_tunnel(&proxy, origin.address, &trust, &["h2", "http/1.1"]).await;
         for size in [0, 1, 64 << 10, 3 << 20] {
             let body = Bytes::from(vec![b'x'; size]);
-            let posts = (0..3).map(|_| client.post("/echo", &[("cookie", "a=1"), ("cookie", "b=2")], body.clone(), Some(trailers())));
+            let posts = (0..3).map(|_| {
+                client.post(
+                    "/echo",
+                    &[("cookie", "a=1"), ("cookie", "b=2")],
+                    body.clone(),
+                    Some(trailers()),
+                )
+            });
             let all = within("three streams", futures_join(posts)).await;
-            let errors: Vec<_> = (0..proxy.flows()).filter_map(|at| proxy.flow(at).error()).collect();
+            let errors: Vec<_> =
+                (0..proxy.flows()).filter_map(|at| proxy.flow(at).error()).collect();
             assert!(errors.is_empty(), "{errors:?}");
             for got in all {
                 assert_eq!(got.head.headers()["x-kind"], "echo");
@@ -238,7 +268,10 @@ async fn both_sides_share_one_connection_and_keep_trailers() {
         }
         let flow = proxy.flow(1);
         let (request, response) = (flow.request().unwrap().get(), flow.response().unwrap().get());
-        assert_eq!((&request.http_version[..], &response.http_version[..]), (&b"HTTP/2.0"[..], &b"HTTP/2.0"[..]));
+        assert_eq!(
+            (&request.http_version[..], &response.http_version[..]),
+            (&b"HTTP/2.0"[..], &b"HTTP/2.0"[..])
+        );
         assert_eq!(&request.authority[..], b"origin.test");
         assert_eq!(request.headers.get_all("cookie").count(), 2);
         assert!(request.trailers.is_some() && response.trailers.is_some());
@@ -259,7 +292,11 @@ async fn futures_join<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output>
                 *done = Some(output);
             }
         }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     done.into_iter().flatten().collect()
@@ -293,8 +330,13 @@ async fn to_http1_a_request_is_lines_with_one_length() {
         .map(|text| text.split_once("\r\n\r\n").unwrap().1.to_owned())
         .collect();
     let host = origin.address();
-    let head = format!("POST /p?q=1 HTTP/1.1\r\nHost: {host}\r\ncookie: a=1; b=2\r\nx: 1\r\nte: trailers\r\n");
-    assert_eq!(received[0], format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"));
+    let head = format!(
+        "POST /p?q=1 HTTP/1.1\r\nHost: {host}\r\ncookie: a=1; b=2\r\nx: 1\r\nte: trailers\r\n"
+    );
+    assert_eq!(
+        received[0],
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n")
+    );
     assert!(received[1].starts_with(&head), "{}", received[1]);
 }
 
@@ -303,7 +345,11 @@ async fn interim_answers_and_those_without_body() {
     let origin = RawServer::start(|number| {
         let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
         let first = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
-        let rest = ["HTTP/1.1 204 No\r\n\r\n", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"];
+        let rest = [
+            "HTTP/1.1 204 No\r\n\r\n",
+            "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ];
         if number == 0 {
             // The question whether it speaks HTTP/2.
             return vec![Step::Request, Step::Send("HTTP/1.1 400 No\r\n\r\n".into())];
@@ -319,7 +365,10 @@ async fn interim_answers_and_those_without_body() {
     let client = Client::plain(&proxy).await;
     let (mut response, _) = client.begin("HEAD", "/", &[], true).await;
     let interim = poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
-    assert_eq!((interim.status().as_u16(), &interim.headers()["link"]), (103, &"</a>".parse().unwrap()));
+    assert_eq!(
+        (interim.status().as_u16(), &interim.headers()["link"]),
+        (103, &"</a>".parse().unwrap())
+    );
     let got = receive(response).await.unwrap();
     assert_eq!(got.head.headers()["content-length"], "9");
     for status in [204, 304, 200] {
@@ -346,7 +395,8 @@ async fn a_stream_that_waits_holds_up_no_other() {
         for _ in 0..5 {
             assert_eq!(client.get("/free").await.head.status(), 200);
         }
-        until("the flow is held", || (0..proxy.flows()).any(|i| proxy.flow(i).is_intercepted())).await;
+        until("the flow is held", || (0..proxy.flows()).any(|i| proxy.flow(i).is_intercepted()))
+            .await;
         for i in 0..proxy.flows() {
             proxy.flow(i).resume();
         }
@@ -399,7 +449,8 @@ async fn resets_are_errors_of_one_flow() {
 
     let (response, mut out) = client.begin("GET", "/hang", &[], true).await;
     proxy.wait_for_hook(Hook::Request).await;
-    until("the server has the stream", || proxy.flow(0).server().get().timestamp_start.is_some()).await;
+    until("the server has the stream", || proxy.flow(0).server().get().timestamp_start.is_some())
+        .await;
     out.send_reset(Reason::CANCEL);
     drop((response, out));
     proxy.wait_for_hook(Hook::Error).await;
@@ -411,7 +462,10 @@ async fn resets_are_errors_of_one_flow() {
 
     let (response, _) = client.begin("GET", "/half", &[], true).await;
     // Nothing may have been sent when the reset came.
-    assert!(receive(response).await.is_ok_and(|got| got.head.status() == 502) || !proxy.flow(2).response().unwrap().get().body.is_empty());
+    assert!(
+        receive(response).await.is_ok_and(|got| got.head.status() == 502)
+            || !proxy.flow(2).response().unwrap().get().body.is_empty()
+    );
     assert_eq!(client.get("/fine").await.head.status(), 200);
     until("the server heard of the reset", || seen.lock().is_some()).await;
 }
@@ -504,7 +558,8 @@ async fn tunnels_in_streams() {
     let origin = RawServer::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
     let proxy = Setup::default().start().await;
     let client = Client::plain(&proxy).await;
-    let request = Request::builder().method("CONNECT").uri(origin.address().to_string()).body(()).unwrap();
+    let request =
+        Request::builder().method("CONNECT").uri(origin.address().to_string()).body(()).unwrap();
     let mut requests = client.requests.clone().ready().await.unwrap();
     let (response, mut out) = requests.send_request(request, false).unwrap();
     let mut body = within("the tunnel", response).await.unwrap().into_body();
@@ -513,10 +568,18 @@ async fn tunnels_in_streams() {
     while !all.ends_with(b"hello") {
         all.extend_from_slice(&within("the answer", body.data()).await.unwrap().unwrap());
     }
-    assert_eq!(proxy.flow(1).request().unwrap().get().url(), format!("http://{}/in", origin.address()));
+    assert_eq!(
+        proxy.flow(1).request().unwrap().get().url(),
+        format!("http://{}/in", origin.address())
+    );
     // And requests to the proxy itself go where they say.
     let uri = format!("http://{}/out", origin.address());
-    let (response, _) = requests.ready().await.unwrap().send_request(Request::get(uri).body(()).unwrap(), true).unwrap();
+    let (response, _) = requests
+        .ready()
+        .await
+        .unwrap()
+        .send_request(Request::get(uri).body(()).unwrap(), true)
+        .unwrap();
     assert_eq!(receive(response).await.unwrap().body, "hello");
 }
 
@@ -536,7 +599,8 @@ async fn websockets_in_streams() {
         .body(())
         .unwrap();
     request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
-    until("the proxy's settings came", || client.requests.is_extended_connect_protocol_enabled()).await;
+    until("the proxy's settings came", || client.requests.is_extended_connect_protocol_enabled())
+        .await;
     let mut requests = client.requests.clone().ready().await.unwrap();
     let (response, out) = requests.send_request(request, false).unwrap();
     let response = within("the upgrade", response).await.unwrap();
@@ -545,7 +609,11 @@ async fn websockets_in_streams() {
     let mut body = response.into_body();
     assert_eq!(within("a frame", body.data()).await.unwrap().unwrap(), &b"\x81\x02hi"[..]);
     let received = String::from_utf8(origin.received()[1].clone()).unwrap();
-    assert!(received.starts_with("GET /ws HTTP/1.1\r\nHost: ") && received.contains("sec-websocket-key: "), "{received}");
+    assert!(
+        received.starts_with("GET /ws HTTP/1.1\r\nHost: ")
+            && received.contains("sec-websocket-key: "),
+        "{received}"
+    );
     drop(out);
 }
 
@@ -566,4 +634,79 @@ async fn a_server_that_begins_is_not_asked_again() {
     let _answer = client.begin("GET", "/", &[], true).await;
     until("the request", || origin.received()[0].starts_with(b"PRI * HTTP/2.0\r\n")).await;
     assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_goes_to_another_connection_if_the_first_takes_no_more_streams() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut first = true;
+        let mut all = JoinSet::new();
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let is_first = std::mem::take(&mut first);
+            all.spawn(async move {
+                let mut connection = h2::server::handshake(tcp).await.unwrap();
+                let mut streams = JoinSet::new();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    streams.spawn(echo(request, respond));
+                    if is_first {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    let proxy = reverse(Setup::default(), "http", address).await;
+    let client = Client::plain(&proxy).await;
+    // A stream that goes on keeps the connection open, which takes no others.
+    let (response, mut open) = client.begin("POST", "/long", &[], false).await;
+    let mut long = within("the first answer", response).await.unwrap().into_body();
+    for _ in 0..3 {
+        let got = within("an answer", client.post("/", &[], "hello".into(), None)).await;
+        assert_eq!((got.head.status().as_u16(), &got.body[..]), (200, &b"hello"[..]));
+    }
+    send(&mut open, "end".into()).await.unwrap();
+    open.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(within("the rest", long.data()).await.unwrap().unwrap(), "end");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
+    let origin = Origin::start(false, echo).await;
+    let proxy = reverse(Setup::needing(Need::Hold), "http", origin.address).await;
+    let client = Client::plain(&proxy).await;
+    let (mut response, mut out) = client
+        .begin("POST", "/", &[("expect", "100-continue"), ("content-length", "5")], false)
+        .await;
+    let interim = within("100", poll_fn(|cx| response.poll_informational(cx))).await;
+    assert_eq!(interim.unwrap().unwrap().status(), 100);
+    send(&mut out, "hello".into()).await.unwrap();
+    out.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(within("the answer", receive(response)).await.unwrap().body, "hello");
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_wait_for_a_long_body() {
+    let setup = Setup::reacting(|event| {
+        if let Event::Requestheaders(flow) = event {
+            let response = mitm_flow::Response::make(407, "who?", mitm_flow::Headers::new());
+            flow.set_response(Some(mitm_flow::Shared::new(response)));
+        }
+    });
+    let proxy = reverse(setup, "http", "127.0.0.1:9".parse().unwrap()).await;
+    let client = Client::plain(&proxy).await;
+    let (response, out) = client.begin("POST", "/", &[], false).await;
+    let got = within("the answer", receive(response)).await.unwrap();
+    assert_eq!((got.head.status().as_u16(), &got.body[..]), (407, &b"who?"[..]));
+    drop(out);
+    let names = proxy.hooks();
+    assert!(
+        names.ends_with(
+            &["requestheaders", "request", "responseheaders", "response"].map(String::from)
+        ),
+        "{names:?}"
+    );
 }
