@@ -225,10 +225,12 @@ impl Upstreams {
             Speaks::Failed(failure, since) if since.elapsed() < FAILED_FOR => {
                 return Err(failure.clone());
             }
-            Speaks::Unknown if !destination.tls && self.0.engine.http1_only.has(destination) => {
-                *speaks = Speaks::Http1;
+            Speaks::Http1 if destination.tls => {}
+            // Without TLS nobody agrees on a version; what was found out is true for a while.
+            Speaks::Http1 | Speaks::Unknown | Speaks::Failed(..) => {
+                let is_known = !destination.tls && self.0.engine.http1_only.has(destination);
+                *speaks = if is_known { Speaks::Http1 } else { Speaks::Unknown };
             }
-            Speaks::Http1 | Speaks::Unknown | Speaks::Failed(..) => {}
         }
         if matches!(*speaks, Speaks::Http1) {
             // Each request has a connection of its own, so nobody waits for another.
@@ -257,11 +259,11 @@ impl Upstreams {
                 *speaks = Speaks::Http2(session.clone());
                 Ok(Line::Http2(session))
             }
-            Err(NoSession { speaks_http1: true, .. }) if !destination.tls => {
-                // The client believed it, but the server does not know HTTP/2.
-                *speaks = Speaks::Http1;
+            Err(NoSession { speaks_http1, .. }) if !destination.tls => {
+                // The client believed it, but the server does not know HTTP/2; or it just closed, for this reason or another.
                 drop(speaks);
-                self.0.engine.http1_only.put(destination.address());
+                let time = if speaks_http1 { HTTP1_ONLY_FOR } else { HTTP1_MAYBE_FOR };
+                self.0.engine.http1_only.put(destination.address(), time);
                 let server = Shared::new(Server::new(None));
                 self.get_http1(destination, server, Sharing::Own).await.map(Line::Http1)
             }
@@ -843,20 +845,21 @@ pub(crate) struct Http1Only(Mutex<HashMap<Address, Instant>>);
 
 /// How long, and of how many servers, that is remembered.
 const HTTP1_ONLY_FOR: Duration = Duration::from_mins(10);
+const HTTP1_MAYBE_FOR: Duration = Duration::from_secs(5);
 const HTTP1_ONLY_MAX: usize = 1_000;
 
 impl Http1Only {
     fn has(&self, destination: &Destination) -> bool {
         let known = self.0.lock();
-        known.get(&destination.address()).is_some_and(|since| since.elapsed() < HTTP1_ONLY_FOR)
+        known.get(&destination.address()).is_some_and(|until| *until > Instant::now())
     }
 
-    fn put(&self, address: Address) {
+    fn put(&self, address: Address, time: Duration) {
         let mut known = self.0.lock();
         if known.len() >= HTTP1_ONLY_MAX {
             known.clear();
         }
-        known.insert(address, Instant::now());
+        known.insert(address, Instant::now() + time);
     }
 }
 

@@ -112,11 +112,12 @@ impl Session {
             if !is_certain && let Some(pings) = &mut pings {
                 // Nobody agreed to this: an answer shows that the server understands.
                 tokio::select! {
-                    pong = pings.ping(Ping::opaque()) => drop(pong?),
+                    biased;
                     ended = &mut connection => {
                         ended?;
                         return Err(Reason::HTTP_1_1_REQUIRED.into());
                     }
+                    Ok(_) = pings.ping(Ping::opaque()) => {}
                 }
             }
             Ok((requests, connection, pings))
