@@ -1,9 +1,16 @@
 //! The life of a client connection: accepted, layer by layer, closed.
 
-use std::{io::ErrorKind, net::SocketAddr, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use mitm_flow::{Client, FlowRef, Server, Shared, now};
+use tokio::time::{self, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -143,7 +150,7 @@ pub(crate) async fn layers(
         writer.set_patience(ctx.settings.idle_timeout);
         let Some(layer) = next(&ctx, &mut reader, upstreams, passed).await else { return };
         match layer {
-            LayerKind::Http if speaks_http2(&ctx, &mut reader, passed.tls).await => {
+            LayerKind::Http if speaks_http2(&ctx, &mut reader, passed).await => {
                 if let Some(target) = &mut ctx.target
                     && !target.tls
                     && !passed.tls
@@ -232,15 +239,24 @@ pub(crate) fn inner_layers(
 }
 
 /// True if the client speaks HTTP/2: it said so in its TLS handshake, or by what it sends first.
-async fn speaks_http2(ctx: &Context, reader: &mut Reader, in_tls: bool) -> bool {
+async fn speaks_http2(ctx: &Context, reader: &mut Reader, passed: Passed) -> bool {
     if !ctx.settings.http2 {
         return false;
     }
-    if in_tls && ctx.client.with(|client| client.tls_facts.alpn.as_deref() == Some(b"h2")) {
+    // What was agreed with the proxy itself says nothing about a tunnel.
+    let alpn = || ctx.client.with(|client| client.tls_facts.alpn.clone());
+    if passed.tls && alpn().as_deref() == Some(b"h2") {
         return true;
     }
+    let mut begun = None;
     while reader.buf.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&reader.buf) {
-        if !matches!(reader.fill_within(ctx.settings.idle_timeout).await, Ok(1..)) {
+        let read = if reader.buf.is_empty() {
+            reader.fill_within(ctx.settings.idle_timeout).await
+        } else {
+            let begun = *begun.get_or_insert_with(time::Instant::now);
+            reader.fill_until(begun.checked_add(ctx.settings.handshake_timeout)).await
+        };
+        if !matches!(read, Ok(1..)) {
             return false;
         }
     }
@@ -277,6 +293,10 @@ async fn switched(ctx: &Context, client: (Reader, Writer), conn: ServerConn) {
     tcp::close(ctx, client, conn).await;
 }
 
+/// Behind another proxy, servers are connected when they are needed, and a client has something to say soon. One that is
+/// silent for this long may wait for its server to speak first.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Decides what the stream speaks; `None` if it ended before that could be told.
 async fn next(
     ctx: &Context,
@@ -294,6 +314,8 @@ async fn next(
         None => (None, None),
     };
     let peer = server.as_ref().and_then(|server| server.with(|server| server.peername.clone()));
+    let behind = ctx.target.as_ref().filter(|to| to.via.is_some() && ctx.settings.eager);
+    let mut unconnected = behind.filter(|_| server.is_none());
     let mut server_spoke = greeting.is_some_and(|greeting| !greeting.is_empty());
     // Whoever has begun must come to the point.
     let mut deadline: Option<Instant> = None;
@@ -326,6 +348,15 @@ async fn next(
             // SMTP, FTP and their kin begin with a greeting.
             () = server_speaks(ctx, upstreams), if !server_spoke => {
                 server_spoke = true;
+                continue;
+            }
+            () = sleep(SILENCE), if unconnected.is_some() && reader.buf.is_empty() => {
+                if let Some(target) = unconnected.take() {
+                    let server = Server::new(Some(target.address()));
+                    // If that fails it was logged. Who waits for a greeting is told by the end.
+                    let conn = upstreams.fresh(target, server.into()).await.ok()?;
+                    upstreams.put_new(conn);
+                }
                 continue;
             }
         };

@@ -158,6 +158,37 @@ async fn bytes_of_the_server_that_come_with_the_answer_are_not_lost() {
 }
 
 #[tokio::test]
+async fn a_server_behind_may_speak_first() {
+    let asked = "CONNECT mail.test:25 HTTP/1.1\r\nHost: mail.test:25\r\n\r\nQUIT\n";
+    let upstream = RawServer::start(|_| {
+        let greeting = [Step::Request, send(GRANTED), send("220 ready\r\n")];
+        [&greeting[..], &[Step::Bytes(asked.len()), send("221 bye\r\n")]].concat()
+    })
+    .await;
+    let proxy = setup("http", &upstream).start().await;
+    let mut client = proxy.client().await;
+    client.tunnel("mail.test:25").await.unwrap();
+    assert_eq!(client.read_exactly(11).await, b"220 ready\r\n");
+    client.send("QUIT\n").await;
+    assert_eq!(client.read_to_end().await, b"221 bye\r\n");
+    assert_eq!(upstream.received()[0], asked.as_bytes());
+
+    // One that waits for a server which cannot be reached does not wait in vain.
+    let refusing = RawServer::answering("HTTP/1.1 403 Not you\r\nContent-Length: 0\r\n\r\n").await;
+    let proxy = setup("http", &refusing).start().await;
+    let mut client = proxy.client().await;
+    client.tunnel("mail.test:25").await.unwrap();
+    assert_eq!(client.read_to_end().await, b"");
+    // Without connecting ahead, servers do not speak first.
+    let settings = Settings { eager: false, ..Settings::default() };
+    let proxy = Setup { settings, ..setup("http", &upstream) }.start().await;
+    let mut client = proxy.client().await;
+    client.tunnel("mail.test:25").await.unwrap();
+    assert!(client.is_quiet_for(Duration::from_millis(1500)).await);
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
 async fn what_the_proxy_says_against_it_is_told() {
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(100_000));
     let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
