@@ -7,7 +7,7 @@ use mitm_codec::http1::{
     self, Framing, HeadError, HeadReader, Piece, RequestHead, Target, Version, parse_host_port,
 };
 use mitm_flow::{Body, FlowRef, Headers, Request, Response, now, status};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::{
@@ -127,20 +127,30 @@ async fn watch_all(upstreams: &Upstreams) {
     }
 }
 
-/// Reads a request head; `None` if the client closed or was silent for too long.
+/// Reads a request head; `None` if the client closed, was silent for too long, or began and did not come to the end.
 async fn read_head(ctx: &Context, reader: &mut Reader) -> Result<Option<RequestHead>, HeadError> {
     let mut heads = HeadReader::new();
+    let mut begun: Option<Instant> = None;
     loop {
         if !reader.buf.is_empty()
             && let Some(head) = heads.request(&mut reader.buf, &ctx.settings.rules)?
         {
             return Ok(Some(head));
         }
-        reader.rest();
-        match reader.fill_within(ctx.settings.idle_timeout).await {
+        let read = if reader.buf.is_empty() && begun.is_none() {
+            reader.rest();
+            reader.fill_within(ctx.settings.idle_timeout).await
+        } else {
+            // The clock is asked only for a head that did not come in one piece.
+            let begun = *begun.get_or_insert_with(Instant::now);
+            reader.fill_until(begun.checked_add(ctx.settings.handshake_timeout)).await
+        };
+        match read {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                info!(client = %client_name(&ctx.client), "Closing connection due to inactivity.");
+                let reason =
+                    if begun.is_some() { "no complete request head in time" } else { "inactivity" };
+                info!(client = %client_name(&ctx.client), "Closing connection due to {reason}.");
                 return Ok(None);
             }
             Ok(0) | Err(_) => return Ok(None),

@@ -291,8 +291,16 @@ impl Reader {
     /// # Errors
     /// `TimedOut`, and those of [`fill`](Self::fill).
     pub async fn fill_within(&mut self, limit: Duration) -> io::Result<usize> {
+        self.fill_until(Instant::now().checked_add(limit)).await
+    }
+
+    /// As [`fill`](Self::fill), but waits no longer than `due`, if there is such a time.
+    ///
+    /// # Errors
+    /// `TimedOut`, and those of [`fill`](Self::fill).
+    pub async fn fill_until(&mut self, due: Option<Instant>) -> io::Result<usize> {
         let mut alarm = std::mem::take(&mut self.alarm);
-        alarm.set(limit);
+        alarm.due = due;
         let result = {
             let mut fill = pin!(self.fill());
             poll_fn(|cx| match fill.as_mut().poll(cx) {

@@ -23,7 +23,7 @@ use mitm_tls::{
     names_for_leaf, offers_for_server, openssl_client_facts, openssl_server_facts, server_facts,
 };
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{self, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, info, warn};
 
@@ -64,6 +64,7 @@ pub(crate) async fn accept(
     let engine = Arc::clone(&ctx.engine);
     let name = client_name(&ctx.client);
     let (mut reader, writer) = io::split(io, read);
+    let due = time::Instant::now().checked_add(ctx.settings.handshake_timeout);
     let hello = loop {
         match client_hello::parse(&reader.buf) {
             Ok(Some(hello)) => break Arc::new(hello),
@@ -74,7 +75,7 @@ pub(crate) async fn accept(
                 return Accepted::Failed;
             }
         }
-        if !matches!(reader.fill_within(ctx.settings.handshake_timeout).await, Ok(1..)) {
+        if !matches!(reader.fill_until(due).await, Ok(1..)) {
             info!(client = %name, "Client TLS handshake failed. The client left within its ClientHello.");
             return Accepted::Failed;
         }

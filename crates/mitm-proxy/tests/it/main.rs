@@ -10,6 +10,7 @@ mod http2;
 mod ignored;
 mod old_tls;
 mod order;
+mod slow;
 mod smuggling;
 mod socks5;
 mod tcp;
