@@ -166,6 +166,7 @@ const SESSIONS_MAX: usize = 32;
 const FAILED_FOR: Duration = Duration::from_secs(1);
 
 /// A connection to send a request on.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, on the stack")]
 pub(crate) enum Line {
     Http1(ServerConn),
     Http2(http2::Session),

@@ -103,6 +103,7 @@ impl Sink<'_> {
 }
 
 /// Where a response comes from.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, on the stack")]
 pub(crate) enum Reply<'a> {
     Http1(Http1Reply<'a>),
     Http2(Box<http2::ResponseIn>),
