@@ -1,6 +1,6 @@
 //! HTTP/2 on either side, both, or one.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use h2::{
@@ -709,4 +709,43 @@ async fn a_refusal_does_not_wait_for_a_long_body() {
         ),
         "{names:?}"
     );
+}
+
+/// Once an exchange waited for the rest of its request to be sent, which the server had declined.
+#[tokio::test]
+async fn an_exchange_ends_whose_server_answers_without_reading() {
+    let origin = Origin::start(false, |request, mut respond| async move {
+        // Dropping the body resets the stream with NO_ERROR.
+        drop(request);
+        let mut out = respond.send_response(Response::new(()), false).unwrap();
+        send(&mut out, "enough".into()).await.unwrap();
+        out.send_data(Bytes::new(), true).unwrap();
+    })
+    .await;
+    let proxy = reverse(Setup::needing(Need::Hold), "http", origin.address).await;
+    let client = Client::plain(&proxy).await;
+    for index in 0..5 {
+        let body = Bytes::from(vec![b'x'; 3 << 20]);
+        let got = within("the answer", client.post("/", &[], body, None)).await;
+        assert_eq!((got.head.status().as_u16(), &got.body[..]), (200, &b"enough"[..]));
+        until("the exchange ends", || !proxy.flow(index).is_live()).await;
+    }
+    drop(client);
+    until("the client is gone", || proxy.proxy.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_neither_reads_nor_answers_is_given_up() {
+    let origin = Origin::start(false, |request, respond| async move {
+        let _kept = (request, respond);
+        std::future::pending().await
+    })
+    .await;
+    let settings = Settings { idle_timeout: Duration::from_millis(200), ..Settings::default() };
+    let setup = Setup { settings, ..Setup::needing(Need::Hold) };
+    let proxy = reverse(setup, "http", origin.address).await;
+    let client = Client::plain(&proxy).await;
+    let body = Bytes::from(vec![b'x'; 3 << 20]);
+    let got = within("an error page", client.post("/", &[], body, None)).await;
+    assert_eq!(got.head.status(), 502);
 }
