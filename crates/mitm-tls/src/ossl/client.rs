@@ -3,25 +3,23 @@
 //! Certificates are judged by the very verifier that rustls is given: which library speaks must not
 //! decide whom to trust.
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use openssl::{
+    error::ErrorStack,
     ex_data::Index,
     pkey::{PKey, Private},
     ssl::{Ssl, SslContext, SslContextBuilder, SslOptions, SslRef, SslVerifyMode},
     x509::{X509, X509StoreContext, X509StoreContextRef, X509VerifyResult},
 };
+use parking_lot::Mutex;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Lazy, OpensslFailure, OpensslStream, context,
+    Lazy, OpensslFailure, OpensslStream, context, demand_certificates,
     error::{setup_error, words},
     offer, x509,
 };
@@ -54,12 +52,19 @@ pub(crate) struct ClientIdentity {
     chain: Vec<X509>,
 }
 
-/// Judges the certificate of one server, once.
+/// Judges the certificate of one server, once for each it shows: there may be another after a renegotiation.
 struct Judge {
     verifier: Arc<dyn ServerCertVerifier>,
     server_name: ServerName<'static>,
-    verdict: OnceLock<Result<(), VerifyFailure>>,
+    judged: Mutex<Option<Judged>>,
 }
+
+struct Judged {
+    leaf: Vec<u8>,
+    verdict: Verdict,
+}
+
+type Verdict = Result<(), VerifyFailure>;
 
 /// What a server is met with.
 #[derive(Clone)]
@@ -111,6 +116,7 @@ impl Client {
             context.set_verify(SslVerifyMode::NONE);
             context.set_options(SslOptions::from_bits_retain(LEGACY_SERVER_CONNECT.into()));
         } else {
+            demand_certificates(&mut context, &self.options)?;
             context.clear_options(SslOptions::from_bits_retain(LEGACY_SERVER_CONNECT.into()));
             context.set_verify_callback(SslVerifyMode::PEER, move |_, store| verify(store, judge));
         }
@@ -149,13 +155,20 @@ impl OpensslConnector {
     {
         let session = self.session().map_err(|error| setup_error(&error))?;
         let mut stream = OpensslStream::new(session, io)?;
-        match stream.handshake().await {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(self.verdict(stream.ssl()).unwrap_or(error)),
+        let shaken = stream.handshake().await;
+        if self.verifier.is_none() {
+            return shaken.map(|()| stream);
+        }
+        match (shaken, self.verdict(stream.ssl())) {
+            (Ok(()), Some(Ok(()))) => Ok(stream),
+            (_, Some(Err(failure))) => Err(OpensslFailure::Verify(failure).into_io()),
+            // The library asks for a verdict only if there is something to judge.
+            (Ok(()), None) => Err(OpensslFailure::Verify(no_certificate()).into_io()),
+            (Err(error), _) => Err(error),
         }
     }
 
-    fn session(&self) -> Result<Ssl, openssl::error::ErrorStack> {
+    fn session(&self) -> Result<Ssl, ErrorStack> {
         let mut session = Ssl::new(&self.shared.context)?;
         if let ServerName::DnsName(name) = &self.server_name {
             session.set_hostname(name.as_ref())?;
@@ -181,7 +194,7 @@ impl OpensslConnector {
             let judge = Judge {
                 verifier: Arc::clone(verifier),
                 server_name: self.server_name.clone(),
-                verdict: OnceLock::new(),
+                judged: Mutex::default(),
             };
             session.set_ex_data(self.shared.judge, judge);
         }
@@ -189,11 +202,10 @@ impl OpensslConnector {
         Ok(session)
     }
 
-    /// Why the certificate was refused, if that is what happened.
-    fn verdict(&self, session: &SslRef) -> Option<io::Error> {
+    /// What was thought of the latest certificate, if there was one.
+    fn verdict(&self, session: &SslRef) -> Option<Verdict> {
         let judge = session.ex_data(self.shared.judge)?;
-        let failure = judge.verdict.get()?.as_ref().err()?.clone();
-        Some(OpensslFailure::Verify(failure).into_io())
+        judge.judged.lock().as_ref().map(|judged| judged.verdict.clone())
     }
 }
 
@@ -202,8 +214,7 @@ impl OpensslConnector {
 fn verify(store: &mut X509StoreContextRef, judge: Index<Ssl, Judge>) -> bool {
     let verdict = X509StoreContext::ssl_idx().ok().and_then(|index| {
         let session = store.ex_data(index)?;
-        let judge = session.ex_data(judge)?;
-        Some(judge.verdict.get_or_init(|| judge.judge(session)).clone())
+        Some(session.ex_data(judge)?.judge_peer(session))
     });
     let is_trusted = matches!(verdict, Some(Ok(())));
     if is_trusted {
@@ -216,22 +227,34 @@ fn verify(store: &mut X509StoreContextRef, judge: Index<Ssl, Judge>) -> bool {
 }
 
 impl Judge {
-    fn judge(&self, session: &SslRef) -> Result<(), VerifyFailure> {
-        let failed = |reason: &str| VerifyFailure { reason: reason.to_owned() };
-        let mut chain = Vec::new();
-        for cert in session.peer_cert_chain().into_iter().flatten() {
-            let der = cert.to_der().map_err(|error| failed(&words(&error)))?;
-            chain.push(CertificateDer::from(der));
+    fn judge_peer(&self, session: &SslRef) -> Verdict {
+        let chain = session.peer_cert_chain().into_iter().flatten();
+        let chain = chain.map(|cert| cert.to_der().map(CertificateDer::from));
+        let chain = chain.collect::<Result<Vec<_>, ErrorStack>>();
+        self.judge(&chain.map_err(|error| VerifyFailure { reason: words(&error) })?)
+    }
+
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Verdict {
+        let (leaf, rest) = chain.split_first().ok_or_else(no_certificate)?;
+        let mut judged = self.judged.lock();
+        if let Some(judged) = judged.as_ref().filter(|judged| judged.leaf == leaf.as_ref()) {
+            return judged.verdict.clone();
         }
-        let (cert, rest) = chain.split_first().ok_or_else(|| failed("no certificate"))?;
-        self.verifier
-            .verify_server_cert(cert, rest, &self.server_name, &[], UnixTime::now())
+        let verdict = self
+            .verifier
+            .verify_server_cert(leaf, rest, &self.server_name, &[], UnixTime::now())
             .map(|_| ())
             .map_err(|error| match VerifyFailure::find(&error) {
                 Some(failure) => failure.clone(),
-                None => failed(&error.to_string()),
-            })
+                None => VerifyFailure { reason: error.to_string() },
+            });
+        *judged = Some(Judged { leaf: leaf.to_vec(), verdict: verdict.clone() });
+        verdict
     }
+}
+
+fn no_certificate() -> VerifyFailure {
+    VerifyFailure { reason: "no certificate".to_owned() }
 }
 
 /// Lets servers of TLS 1.3 ask for a certificate whenever they come to want one.
@@ -253,5 +276,81 @@ impl fmt::Debug for OpensslConnector {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mitm_flow::Cert;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::{options::Side, suites, verify::Trust};
+
+    fn cert(name: &str) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    fn verifier(dir: &Path, cert: &CertificateDer<'_>) -> Arc<dyn ServerCertVerifier> {
+        let file = dir.join("trusted.pem");
+        std::fs::write(&file, Cert::from_der(cert.to_vec()).to_pem()).unwrap();
+        let trust = Trust::given(Some(&file), None).unwrap();
+        trust.verifier(Arc::new(suites::provider(None, None))).unwrap()
+    }
+
+    #[test]
+    fn another_certificate_is_judged_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (cert("a.example"), cert("a.example"));
+        let judge = Judge {
+            verifier: verifier(dir.path(), &good),
+            server_name: ServerName::try_from("a.example").unwrap(),
+            judged: Mutex::default(),
+        };
+        assert_eq!(judge.judge(&[]), Err(no_certificate()));
+        for _ in 0..2 {
+            assert_eq!(judge.judge(std::slice::from_ref(&good)), Ok(()));
+            assert!(judge.judge(std::slice::from_ref(&bad)).is_err());
+            assert!(judge.judge(&[bad.clone(), good.clone()]).is_err());
+        }
+    }
+
+    /// The second line of defence: the context lets anonymous suites pass, as one that verifies does not.
+    #[tokio::test]
+    async fn a_handshake_without_a_verdict_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let options = |side| {
+            let limit = crate::VersionLimit::Tls1_2;
+            let options = TlsOptions::new(side).with_versions(limit, limit);
+            options.with_ciphers(Some("AECDH-AES128-SHA:AES128-SHA:@SECLEVEL=0"))
+        };
+        let client = Client::new(&options(Side::Server), true);
+        let verifier = verifier(dir.path(), &cert("a.example"));
+        let trusting = client.connector(Arc::clone(&verifier), None, name, &[]).unwrap();
+        for verifier in [None, Some(verifier)] {
+            let connector = OpensslConnector { verifier, ..trusting.clone() };
+            let context = context(&options(Side::Client)).unwrap().build();
+            let mut session = Ssl::new(&context).unwrap();
+            session.set_accept_state();
+            let (near, far) = tokio::io::duplex(4096);
+            let mut server = OpensslStream::new(session, far).unwrap();
+            let (near, far) = tokio::join!(connector.connect(near), server.handshake());
+            far.unwrap();
+            match near {
+                Ok(stream) => {
+                    assert!(connector.verifier.is_none());
+                    let cipher = stream.ssl().current_cipher().unwrap();
+                    assert_eq!(cipher.name(), "AECDH-AES128-SHA");
+                }
+                Err(error) => {
+                    assert!(connector.verifier.is_some(), "{error}");
+                    let expected = OpensslFailure::Verify(no_certificate());
+                    assert_eq!(OpensslFailure::find(&error), Some(&expected));
+                }
+            }
+        }
     }
 }

@@ -116,6 +116,21 @@ fn cipher_string(options: &TlsOptions) -> String {
     }
 }
 
+/// Takes the suites out of which servers show no certificate, whatever the options name. A chain that is to be
+/// verified must be there.
+fn demand_certificates(
+    context: &mut SslContextBuilder,
+    options: &TlsOptions,
+) -> Result<(), String> {
+    let ciphers = cipher_string(options);
+    context.set_cipher_list(&format!("{ciphers}:!aNULL")).map_err(|_| {
+        format!(
+            "ciphers_{} '{ciphers}' names no cipher with which a server shows a certificate",
+            options.side.as_str()
+        )
+    })
+}
+
 fn version(limit: VersionLimit) -> Option<SslVersion> {
     match limit {
         VersionLimit::Unbounded => None,

@@ -146,6 +146,36 @@ async fn certificates_are_judged_as_with_rustls() {
     assert!(describe_server_error(&near.unwrap_err(), "x").contains("IP address mismatch"));
 }
 
+/// Without a certificate there is nothing that the library would verify.
+#[tokio::test]
+async fn servers_without_certificates_are_not_met() {
+    let dir = tempfile::tempdir().unwrap();
+    let leaf = leaf("a.example", KeyKind::Rsa);
+    for (min, ours) in [
+        (VersionLimit::Tls1_2, "ALL:@SECLEVEL=0"),
+        (VersionLimit::Tls1, "HIGH"),
+        (VersionLimit::Tls1_2, "ADH-AES256-SHA256 AES256-SHA256 @SECLEVEL=0"),
+    ] {
+        let server = TlsOptions::new(Side::Server).with_versions(min, VersionLimit::Tls1_2);
+        let server = server.with_ciphers(Some(ours));
+        let theirs = "ADH-AES256-SHA256:AES256-SHA256:@SECLEVEL=0";
+        let client = options(Side::Client, VersionLimit::Tls1_2).with_ciphers(Some(theirs));
+        let downstream = Downstream::new(&client).unwrap();
+        let (near, _far) = meet(&insecure(&server), "b.example", &downstream, &leaf).await;
+        let cipher = openssl_server_facts(&near.unwrap(), None, &[]).cipher;
+        // ADH-AES256-SHA256: the case is a real one.
+        assert_eq!(cipher.as_deref(), Some("0x006D"));
+
+        let upstream = trusting(dir.path(), &server);
+        let (near, _far) = meet(&upstream, "a.example", &downstream, &leaf).await;
+        let cipher = openssl_server_facts(&near.unwrap(), None, &[]).cipher;
+        assert_eq!(cipher.as_deref(), Some("AES256-SHA256"));
+        let (near, _far) = meet(&upstream, "b.example", &downstream, &leaf).await;
+        let error = describe_server_error(&near.unwrap_err(), "b.example");
+        assert!(error.contains("hostname mismatch"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn refusals_name_the_option() {
     let leaf = leaf("a.example", KeyKind::Rsa);
