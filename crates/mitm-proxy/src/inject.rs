@@ -22,6 +22,9 @@ const QUEUE: usize = 64;
 pub enum InjectError {
     #[error("Cannot inject WebSocket messages into non-WebSocket flows.")]
     NotWebSocket,
+    /// A peer would close the connection over it (RFC 6455 §8.1).
+    #[error("Text messages must be UTF-8.")]
+    NotText,
     #[error("Cannot inject TCP messages into non-TCP flows.")]
     NotTcp,
     #[error("Flow is not from a live connection.")]
@@ -92,7 +95,7 @@ impl Proxy {
     /// Sends a message into a live WebSocket connection, as if the other side had sent it.
     ///
     /// # Errors
-    /// The flow has no WebSocket, is over, or has too many injected messages waiting.
+    /// The flow has no WebSocket, is over, or has too many injected messages waiting; the text is none.
     pub fn inject_websocket(
         &self,
         flow: &FlowRef,
@@ -102,6 +105,9 @@ impl Proxy {
     ) -> Result<(), InjectError> {
         if flow.websocket().is_none() {
             return Err(InjectError::NotWebSocket);
+        }
+        if is_text && std::str::from_utf8(&content).is_err() {
+            return Err(InjectError::NotText);
         }
         self.engine().injections.put(flow, to_client, Injected { content, is_text })
     }

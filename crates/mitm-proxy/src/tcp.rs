@@ -171,7 +171,7 @@ fn is_printed(ctx: &Context, server: &Address) -> bool {
 }
 
 /// True if somebody looks at more of a flow than its latest message.
-fn is_kept(ctx: &Context, flow: &FlowRef) -> bool {
+pub(crate) fn is_kept(ctx: &Context, flow: &FlowRef) -> bool {
     [Direction::Request, Direction::Response]
         .into_iter()
         .any(|direction| ctx.engine.hooks.need(flow, direction).0 >= Need::Tee)

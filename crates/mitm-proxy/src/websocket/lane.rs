@@ -18,6 +18,7 @@ use crate::{
     inject::Injected,
     io::{Reader, Writer},
     plan,
+    tcp::is_kept,
 };
 
 /// Pieces of memory up to this size are copied out of what was read: a message is kept for long, and must not keep
@@ -182,7 +183,14 @@ impl Lane {
             injected,
         });
         let turn = session.turn.lock().await;
-        session.data.update(|data| data.messages.push(message.clone()));
+        if is_kept(session.ctx, session.flow) {
+            session.data.update(|data| data.messages.push(message.clone()));
+        } else {
+            // A hook is about the last one; nobody looks at those before.
+            let last = vec![message.clone()];
+            let before = session.data.update(|data| std::mem::replace(&mut data.messages, last));
+            drop(before);
+        }
         session.ctx.engine.fire(Event::WebsocketMessage(session.flow.clone())).await;
         session.flow.wait_for_resume().await;
         drop(turn);

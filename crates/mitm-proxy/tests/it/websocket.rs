@@ -14,7 +14,7 @@ use mitm_codec::websocket::{
     parse_extensions, write_frame,
 };
 use mitm_flow::{Body, FlowError, FlowRef, Opcode, WebSocketData, WebSocketMessage};
-use mitm_proxy::{Event, Hook, InjectError, Settings};
+use mitm_proxy::{Event, Hook, InjectError, Settings, hooks::Need};
 use mitm_testkit::wait::{until, within};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
@@ -136,6 +136,11 @@ impl Connection {
     }
 
     async fn with_extensions(setup: Setup, extensions: &str) -> Self {
+        // Somebody records.
+        Self::start(Setup { need: Need::Tee, ..setup }, extensions).await
+    }
+
+    async fn start(setup: Setup, extensions: &str) -> Self {
         let proxy = setup.start().await;
         let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
@@ -415,6 +420,7 @@ async fn messages_are_injected_both_ways() {
     assert_eq!(found, [(true, true), (false, true), (true, false)]);
     assert_eq!(connection.hooks(Hook::WebsocketMessage), 3);
     assert_eq!(inject(true, b"x", true), Err(InjectError::NotLive));
+    assert_eq!(inject(true, b"\xff", true), Err(InjectError::NotText));
 }
 
 /// A peer that compresses what it sends and decompresses what it gets.
@@ -746,7 +752,7 @@ async fn over_http2(proxy: &Proxied, origin: &TcpListener) -> (DuplexStream, Tcp
 
 #[tokio::test]
 async fn connections_over_http2() {
-    let proxy = Setup::default().start().await;
+    let proxy = Setup::needing(Need::Tee).start().await;
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, server) = over_http2(&proxy, &origin).await;
     let (client, server) = (Peer::new(client, true), Peer::new(server, false));
@@ -763,4 +769,17 @@ async fn connections_over_http2() {
     server.expect(FIN | BINARY, &large).await;
     connection.close().await;
     assert_eq!(connection.messages().len(), 3);
+}
+
+#[tokio::test]
+async fn only_the_last_message_is_there_if_nobody_records() {
+    let mut connection = Connection::start(Setup::default(), "").await;
+    for text in [b"one", b"two"] {
+        connection.client.send(FIN | TEXT, text).await;
+        connection.server.expect(FIN | TEXT, text).await;
+    }
+    connection.close().await;
+    let data = connection.data().await;
+    assert_eq!(data.messages.len(), 1);
+    assert_eq!(connection.hooks(Hook::WebsocketMessage), 2);
 }
