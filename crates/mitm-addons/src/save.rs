@@ -22,7 +22,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use mitm_addon::{Addon, HookResult, Loader, Outcome, WeakMaster};
 use mitm_filter::{Filter, Horizon, Tri};
-use mitm_flow::{Facts, FlowRef};
+use mitm_flow::{Facts, FlowRef, Response, Shared};
 use mitm_flowfile::{FlowWriter, WriteError};
 use mitm_options::{ArgType, CommandDecl, CommandError, Opt, Options, OptionsError, expand_user};
 use mitm_proxy::{
@@ -72,6 +72,13 @@ fn has(flow: &FlowRef, ask: impl FnOnce(&dyn Facts) -> bool) -> bool {
     ask(flow.untouched_facts().unwrap_or(flow))
 }
 
+/// True if a live flow has all of its response, or an error.
+fn has_ended(flow: &FlowRef) -> bool {
+    let is_answered =
+        |response: &Shared<Response>| response.with(|response| response.timestamp_end.is_some());
+    flow.response().as_ref().is_some_and(is_answered) || flow.error().is_some()
+}
+
 /// Where to save and what.
 struct Active {
     target: Arc<Target>,
@@ -105,12 +112,15 @@ impl Inner {
     /// A flow began. Those of the proxy will end by a hook, or at the end of the run.
     fn begin(&self, flow: &FlowRef) -> Outcome {
         if flow.is_live() {
-            self.open.lock().insert(flow.address(), flow.clone());
+            // A server may answer before it has the whole request: then the end came first.
+            if !has_ended(flow) {
+                self.open.lock().insert(flow.address(), flow.clone());
+            }
             return Outcome::Done;
         }
         // Of a flow from a file there is nothing else to come.
-        let has_ended = has(flow, |facts| facts.has_response() || facts.has_error());
-        if has_ended { Outcome::Done } else { self.save(flow) }
+        let is_whole = has(flow, |facts| facts.has_response() || facts.has_error());
+        if is_whole { Outcome::Done } else { self.save(flow) }
     }
 
     fn begin_stream(&self, flow: &FlowRef) -> Outcome {

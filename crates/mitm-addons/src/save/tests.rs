@@ -130,6 +130,26 @@ async fn the_filter_is_checked_when_a_flow_is_written() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_there_before_the_request_is_saved_once() {
+    let fixture = Fixture::new();
+    fixture.stream_to("", "flows");
+    let answered = test_util::http_flow_with_response();
+    drop(fixture.addon.response(&answered));
+    drop(fixture.addon.request(&answered));
+    let failed = test_util::error_flow();
+    drop(fixture.addon.error(&failed));
+    drop(fixture.addon.request(&failed));
+    assert!(answered.is_live() && failed.is_live() && fixture.addon.0.open.lock().is_empty());
+    // One that is still being answered.
+    let begun = test_util::http_flow_with_response();
+    begun.response().unwrap().update(|response| response.timestamp_end = None);
+    drop(fixture.addon.request(&begun));
+    assert_eq!(fixture.addon.0.open.lock().len(), 1);
+    fixture.done().await;
+    assert_eq!(saved(fixture.path("flows")).len(), 3);
+}
+
+#[tokio::test]
 async fn what_is_running_is_saved_when_the_option_is_cleared() {
     let fixture = Fixture::new();
     fixture.stream_to("", "one");
