@@ -12,6 +12,7 @@
 mod apr1;
 mod cache;
 mod credentials;
+mod gate;
 mod htpasswd;
 mod ldap;
 mod validator;
@@ -66,8 +67,12 @@ impl Known {
     }
 
     fn put(&self, client: &Shared<Client>, credentials: Arc<Credentials>) {
-        let id = client.with(|client| client.id);
-        self.0.lock().insert(id, credentials);
+        let mut known = self.0.lock();
+        // Whoever left while the answer was on its way will not be forgotten again.
+        let (id, is_gone) = client.with(|client| (client.id, client.timestamp_end.is_some()));
+        if !is_gone {
+            known.insert(id, credentials);
+        }
     }
 
     fn remove(&self, client: &Shared<Client>) {
@@ -311,7 +316,10 @@ mod tests {
     fn flow(mode: &str) -> FlowRef {
         let flow = test_util::http_flow();
         flow.set_live(true);
-        flow.client().update(|client| client.proxy_mode = mode.into());
+        flow.client().update(|client| {
+            client.proxy_mode = mode.into();
+            client.timestamp_end = None;
+        });
         flow
     }
 

@@ -73,10 +73,13 @@ impl Mode {
     /// # Errors
     /// With the reason, naming the valid modes.
     pub fn parse(spec: &str) -> Result<Self, ModeError> {
-        Self::read(spec).map_err(|Refusal { reason, is_planned }| ModeError {
-            spec: spec.to_owned(),
-            reason: reason.into_owned(),
-            is_planned,
+        Self::read(spec).map_err(|Refusal { reason, is_planned }| {
+            // It ends in logs, where a password has no place.
+            let (spec, reason) = match password_in(spec) {
+                Some(password) => (spec.replace(password, "***"), reason.replace(password, "***")),
+                None => (spec.to_owned(), reason.into_owned()),
+            };
+            ModeError { spec, reason, is_planned }
         })
     }
 
@@ -203,6 +206,15 @@ fn split_listen(spec: &str) -> Result<(&str, Option<&str>), Refusal> {
         Some((_, secret)) if !secret.is_empty() => Ok((spec, None)),
         _ => as_place,
     }
+}
+
+/// Returns what looks like a password in a specification that cannot be read: between a colon and the last `@`, and no port.
+fn password_in(spec: &str) -> Option<&str> {
+    let (_, server) = spec.split_once("://")?;
+    let (credentials, _) = server.rsplit_once('@')?;
+    let (_, password) = credentials.split_once(':')?;
+    let is_port = password.trim_end_matches('/').parse::<u16>().is_ok();
+    (!password.is_empty() && !is_port).then_some(password)
 }
 
 /// Takes the credentials out of a specification that has some.

@@ -14,10 +14,10 @@ use ldap3::{LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, ld
 use mitm_flow::Address;
 use mitm_options::{Options, core as opts, expand_user};
 use mitm_tls::{Side, TlsOptions, Upstream, UpstreamKey, Verification, is_valid_host};
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 use tracing::warn;
 
-use super::{cache::Accepted, credentials::Credentials};
+use super::{cache::Accepted, credentials::Credentials, gate::Gate};
 
 /// The options that matter to `ldaps`.
 pub(super) const TRUST: &[&str] =
@@ -37,7 +37,7 @@ const INVALID_CREDENTIALS: u32 = 49;
 pub(super) struct Ldap {
     server: Arc<Server>,
     accepted: Accepted,
-    permits: Semaphore,
+    gate: Gate,
 }
 
 struct Server {
@@ -132,7 +132,7 @@ impl Ldap {
         Ok(Self {
             server: Arc::new(Server { spec, tls }),
             accepted: Accepted::new(Some(REMEMBERED))?,
-            permits: Semaphore::new(AT_ONCE),
+            gate: Gate::new(AT_ONCE),
         })
     }
 
@@ -145,8 +145,7 @@ impl Ldap {
 
     /// Asks the server. Nobody is let in if that fails.
     pub(super) async fn check(&self, credentials: &Arc<Credentials>) -> bool {
-        // It is never closed.
-        let Ok(_permit) = self.permits.acquire().await else { return false };
+        let Some(_turn) = self.gate.enter().await else { return false };
         // Somebody may have asked the same meanwhile.
         if let Some(known) = self.check_now(credentials) {
             return known;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use mitm_options::{Options, expand_user};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::{
     cache::{Accepted, Tag, Tagger},
     credentials::Credentials,
+    gate::Gate,
     htpasswd::Htpasswd,
     ldap::Ldap,
 };
@@ -33,7 +34,7 @@ pub(super) struct SingleUser {
 pub(super) struct FileUsers {
     users: Htpasswd,
     accepted: Accepted,
-    permits: Semaphore,
+    gate: Gate,
 }
 
 const HASHES_AT_ONCE: usize = 2;
@@ -56,7 +57,7 @@ impl Validator {
             return Ok(Self::File(Arc::new(FileUsers {
                 users,
                 accepted: Accepted::new(None)?,
-                permits: Semaphore::new(HASHES_AT_ONCE),
+                gate: Gate::new(HASHES_AT_ONCE),
             })));
         }
         let (name, password) = spec.split_once(':').ok_or_else(|| {
@@ -113,8 +114,7 @@ impl SingleUser {
 
 impl FileUsers {
     async fn check(self: &Arc<Self>, credentials: &Arc<Credentials>) -> bool {
-        // It is never closed.
-        let Ok(_permit) = self.permits.acquire().await else { return false };
+        let Some(_turn) = self.gate.enter().await else { return false };
         // A browser says the same on several connections at once.
         if self.accepted.has(credentials) {
             return true;

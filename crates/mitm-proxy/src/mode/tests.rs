@@ -178,6 +178,18 @@ fn host() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn what_is_refused_shows_no_password() {
+    for spec in [
+        "upstream:socks5://user:s3cret@",
+        "upstream:http://user:s3cret@proxy.test",
+        "reverse:https://user:s3cret@server.test:443",
+    ] {
+        let error = Mode::parse(spec).unwrap_err().to_string();
+        assert!(!error.contains("s3cret") && error.contains("***"), "{spec}: {error}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_printed_is_read(
