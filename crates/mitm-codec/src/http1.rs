@@ -26,7 +26,7 @@ mod lines;
 mod target;
 mod write;
 
-pub use body::{BodyDecoder, BodyError, Decoded, MAX_CHUNK_LINE_BYTES, Piece};
+pub use body::{BodyDecoder, BodyError, Decoded, MAX_CHUNK_LINE_BYTES, Piece, check_trailers};
 pub use framing::{
     Framing, FramingError, check_fields, keep_alive, request_framing, response_framing,
     settle_framing,

@@ -66,6 +66,12 @@ impl Recipient<'_> {
         self.version != b"HTTP/1.0"
     }
 
+    /// True if a body without a length would end with the recipient's connection, but did not end with the server's.
+    fn needs_length_of(self, response: &Response) -> bool {
+        let is_http1 = |version| Version::from_bytes(version).is_some();
+        is_http1(self.version) && !is_http1(&response.http_version)
+    }
+
     fn has_no_body(self, status: u16) -> bool {
         self.method == b"HEAD" || matches!(status, 100..=199 | 204 | 304)
     }
@@ -95,7 +101,8 @@ pub(crate) fn settle_whole_response(
             (BodyWriter::Chunked, true)
         }
         Some(Framing::Length(announced)) if announced == len => (BodyWriter::Raw, true),
-        Some(Framing::UntilClose) => (BodyWriter::Raw, false),
+        // What came in HTTP/2 had an end of its own, and goes on having one.
+        Some(Framing::UntilClose) if !to.needs_length_of(response) => (BodyWriter::Raw, false),
         _ => {
             set_length(&mut response.headers, len);
             (BodyWriter::Raw, true)

@@ -7,7 +7,7 @@
 //! Limits: a peer may have 100 streams open, send a header list as long as a head may be, and have 512 KiB of each body
 //! on the way. The windows of connections are larger than those of all their streams, so that a stream which nobody reads
 //! does not hold up the others. Clients that open and reset streams in a hurry, or flood headers or settings, are sent
-//! away by the library (ENHANCE_YOUR_CALM).
+//! away by the library (`ENHANCE_YOUR_CALM`).
 
 mod convert;
 mod serve;
@@ -23,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use mitm_codec::http1::Piece;
+use mitm_codec::http1::{Piece, Rules};
 use mitm_flow::Headers;
 use smallvec::smallvec;
 use tokio::time::timeout;
@@ -56,13 +56,26 @@ struct BodyIn {
     stream: RecvStream,
     /// What arrived and was not asked for yet.
     waiting: Option<Next>,
-    max_headers: usize,
+    rules: Rules,
     is_over: bool,
 }
 
+/// Why a body does not go on.
+enum BodyError {
+    Http2(h2::Error),
+    /// What the library let pass.
+    Malformed(String),
+}
+
+impl From<h2::Error> for BodyError {
+    fn from(error: h2::Error) -> Self {
+        Self::Http2(error)
+    }
+}
+
 impl BodyIn {
-    fn new(stream: RecvStream, max_headers: usize) -> Self {
-        Self { stream, waiting: None, max_headers, is_over: false }
+    fn new(stream: RecvStream, rules: Rules) -> Self {
+        Self { stream, waiting: None, rules, is_over: false }
     }
 
     fn is_complete(&self) -> bool {
@@ -70,7 +83,7 @@ impl BodyIn {
     }
 
     /// Returns the next part, if it is there.
-    fn next(&mut self) -> Result<Option<Next>, h2::Error> {
+    fn next(&mut self) -> Result<Option<Next>, BodyError> {
         if let Some(next) = self.waiting.take() {
             return Ok(Some(next));
         }
@@ -83,21 +96,21 @@ impl BodyIn {
     }
 
     /// Waits for the next part.
-    async fn fill(&mut self) -> Result<(), h2::Error> {
+    async fn fill(&mut self) -> Result<(), BodyError> {
         if self.waiting.is_none() {
             self.waiting = Some(poll_fn(|cx| self.poll(cx)).await?);
         }
         Ok(())
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, h2::Error>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, BodyError>> {
         match self.waiting.take() {
             Some(next) => Poll::Ready(Ok(next)),
             None => self.poll(cx),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, h2::Error>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, BodyError>> {
         if !self.is_over {
             match self.stream.poll_data(cx)? {
                 Poll::Pending => return Poll::Pending,
@@ -115,12 +128,8 @@ impl BodyIn {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(trailers) => trailers,
         };
-        let trailers = match trailers.map(|map| convert::headers_of(&map, self.max_headers)) {
-            None => None,
-            Some(Ok(trailers)) => Some(trailers),
-            // The stream is given up.
-            Some(Err(_)) => return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into())),
-        };
+        let trailers = trailers.map(|map| convert::trailers_of(&map, &self.rules));
+        let trailers = trailers.transpose().map_err(BodyError::Malformed)?;
         Poll::Ready(Ok(Next::End { wire: Bytes::new(), trailers }))
     }
 }
@@ -169,9 +178,10 @@ fn send_end(stream: &mut SendStream<Bytes>, trailers: Option<&Headers>) -> io::R
 }
 
 fn io_error(error: h2::Error) -> io::Error {
-    match error.is_io() {
-        true => error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
-        false => io::Error::other(error),
+    if error.is_io() {
+        error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(error)
     }
 }
 

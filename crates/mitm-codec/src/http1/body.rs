@@ -289,11 +289,7 @@ impl BodyDecoder {
         let Some(block) = found.map_err(BodyError::Trailers)? else { return Ok(Decoded::NeedMore) };
         let wire = buf.split_to(block.len).freeze();
         let (_, trailers) = head_parts(&wire, &block, true).map_err(BodyError::Trailers)?;
-        for (name, _) in trailers.fields() {
-            if !is_token(name) || is_forbidden_trailer(name) {
-                return Err(BodyError::ForbiddenTrailer { name: shown(name) });
-            }
-        }
+        check_trailers(&trailers)?;
         self.state = State::Done;
         Ok(Decoded::End { wire, trailers: (!trailers.is_empty()).then_some(trailers) })
     }
@@ -312,6 +308,17 @@ fn parse_size_line(line: &[u8], validate: bool) -> Option<u64> {
         return None;
     }
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Checks that trailers are named like headers, and like none that would say something else about their message.
+///
+/// # Errors
+/// [`BodyError::ForbiddenTrailer`].
+pub fn check_trailers(trailers: &Headers) -> Result<(), BodyError> {
+    match trailers.fields().iter().find(|(name, _)| !is_token(name) || is_forbidden_trailer(name)) {
+        Some((name, _)) => Err(BodyError::ForbiddenTrailer { name: shown(name) }),
+        None => Ok(()),
+    }
 }
 
 /// Headers that say something about framing, routing or the connection mean nothing at the end of a message, but

@@ -149,7 +149,7 @@ impl<'a> Reply<'a> {
                 let head = reply.heads.response(&mut reply.reader.buf, rules);
                 Ok(head.map_err(|error| Failure::response_head(&error))?.map(AnswerHead::from))
             }
-            Self::Http2(reply) => reply.head(rules.limits.header_count),
+            Self::Http2(reply) => reply.head(rules),
         }
     }
 

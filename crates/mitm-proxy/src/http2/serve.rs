@@ -10,15 +10,15 @@ use h2::{
     Reason, RecvStream, SendStream,
     server::{Builder, Connection, SendResponse},
 };
-use mitm_codec::http1::{Piece, parse_host_port};
+use mitm_codec::http1::{Piece, Rules, parse_host_port};
 use mitm_flow::{Client, Headers, Request, Response, Shared, now};
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
 use super::{
-    BUSY_MAX, BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX,
-    convert, describe, name, poll_send, send_data, send_end, tunnel::Tunnel,
+    BUSY_MAX, BodyError, BodyIn, CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER, STREAM_WINDOW,
+    STREAMS_MAX, convert, describe, name, poll_send, send_data, send_end, tunnel::Tunnel,
 };
 use crate::{
     body::{BodyWriter, Next},
@@ -126,7 +126,7 @@ async fn stream(
     upstreams: Upstreams,
 ) {
     let (parts, body) = request.into_parts();
-    let max_headers = ctx.settings.rules.limits.header_count;
+    let rules = ctx.settings.rules;
     let sender = Sender(Arc::new(Mutex::new(Sending { respond, stream: None })));
     let protocol = parts.extensions.get::<h2::ext::Protocol>();
     let mut outgoing = H2Outgoing {
@@ -146,7 +146,7 @@ async fn stream(
         Some(protocol) if protocol != "websocket" => {
             Err(format!("Unknown protocol of an extended CONNECT: {protocol}"))
         }
-        _ => request_of(&ctx, &parts, max_headers),
+        _ => request_of(&ctx, &parts, &rules),
     };
     let request = match request {
         Ok(request) => request,
@@ -161,7 +161,7 @@ async fn stream(
     let framing = convert::framing(&request.headers, ended)
         .map_err(|text| Failure::BadRequest(format!("Received {text} from client.")));
     let mut incoming = H2Incoming {
-        body: BodyIn::new(body, max_headers),
+        body: BodyIn::new(body, rules),
         sender: sender.clone(),
         silence: ctx.settings.idle_timeout,
     };
@@ -191,7 +191,7 @@ async fn tunnel(
     let request = if ctx.target.is_some() {
         Err("Received a CONNECT request inside of a tunnel.".to_owned())
     } else {
-        convert::connect_of(parts, ctx.settings.rules.limits.header_count)
+        convert::connect_of(parts, &ctx.settings.rules)
     };
     let request = match request {
         Ok(request) => Request { timestamp_start: now(), timestamp_end: Some(now()), ..request },
@@ -231,7 +231,7 @@ async fn tunnel(
                 ..ctx.client.get()
             });
             ctx.target = Some(destination);
-            let body = BodyIn::new(body, ctx.settings.rules.limits.header_count);
+            let body = BodyIn::new(body, ctx.settings.rules);
             let (reader, writer) = raw(body, &sender);
             client::inner_layers(ctx, reader, writer, upstreams.clone()).await;
         }
@@ -251,9 +251,9 @@ fn raw(body: BodyIn, sender: &Sender) -> (Reader, Writer) {
 fn request_of(
     ctx: &Context,
     parts: &http::request::Parts,
-    max_headers: usize,
+    rules: &Rules,
 ) -> Result<Request, String> {
-    let mut request = convert::request_of(parts, max_headers)?;
+    let mut request = convert::request_of(parts, rules)?;
     request.timestamp_start = now();
     if parts.extensions.get::<h2::ext::Protocol>().is_some() {
         convert::upgrade_of(&mut request);
@@ -308,6 +308,15 @@ impl Sender {
     }
 }
 
+fn body_failed(error: BodyError) -> Failure {
+    match error {
+        BodyError::Http2(error) => client_failed(&error),
+        BodyError::Malformed(text) => {
+            Failure::BadRequest(format!("Received a {text} from client."))
+        }
+    }
+}
+
 fn client_failed(error: &h2::Error) -> Failure {
     match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => Failure::Reset(name(reason)),
@@ -325,12 +334,12 @@ struct H2Incoming {
 
 impl Incoming for H2Incoming {
     fn next(&mut self) -> Result<Option<Next>, Failure> {
-        self.body.next().map_err(|error| client_failed(&error))
+        self.body.next().map_err(body_failed)
     }
 
     async fn fill(&mut self) -> Result<(), Failure> {
         match timeout(self.silence, self.body.fill()).await {
-            Ok(filled) => filled.map_err(|error| client_failed(&error)),
+            Ok(filled) => filled.map_err(body_failed),
             Err(_) => Err(Failure::ClientGone),
         }
     }

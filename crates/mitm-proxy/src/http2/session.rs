@@ -16,6 +16,7 @@ use h2::{
     Ping, PingPong, Reason, SendStream,
     client::{Builder, Connection, ResponseFuture, SendRequest},
 };
+use mitm_codec::http1::Rules;
 use mitm_flow::{Client, Headers, Server, Shared};
 use parking_lot::Mutex;
 use tokio::{
@@ -26,8 +27,8 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    BodyIn, CONNECTION_WINDOW, FRAME_MAX, HTTP2, SEND_BUFFER, STREAM_WINDOW, convert, describe,
-    name, poll_send, send_data, send_end,
+    BodyError, BodyIn, CONNECTION_WINDOW, FRAME_MAX, HTTP2, SEND_BUFFER, STREAM_WINDOW, convert,
+    describe, name, poll_send, send_data, send_end,
 };
 use crate::{
     body::Next,
@@ -51,23 +52,23 @@ struct Inner {
     state: Arc<State>,
     generation: usize,
     patience: Duration,
-    max_headers: usize,
+    rules: Rules,
 }
 
 #[derive(Default)]
 struct State {
-    is_closed: AtomicBool,
+    closed: AtomicBool,
     /// A stream was opened.
-    is_used: AtomicBool,
+    used: AtomicBool,
     /// Something happened since the last time somebody looked.
-    is_active: AtomicBool,
+    active: AtomicBool,
     /// Nobody holds the session any more.
-    is_left: Notify,
+    left: Notify,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.state.is_left.notify_one();
+        self.state.left.notify_one();
     }
 }
 
@@ -147,7 +148,7 @@ impl Session {
             let every = settings.http2_ping_keepalive;
             tokio::spawn(async move {
                 drive(connection, pings, every, &state, &client).await;
-                state.is_closed.store(true, Ordering::Release);
+                state.closed.store(true, Ordering::Release);
                 upstream::ended(&engine, &client, server, hop).await;
             })
         };
@@ -158,7 +159,7 @@ impl Session {
             state,
             generation: engine.generation(),
             patience: settings.idle_timeout,
-            max_headers: settings.rules.limits.header_count,
+            rules: settings.rules,
         })))
     }
 
@@ -168,7 +169,7 @@ impl Session {
 
     /// True if requests may be sent on it.
     pub(crate) fn is_open(&self, engine: &Engine) -> bool {
-        self.0.generation == engine.generation() && !self.0.state.is_closed.load(Ordering::Acquire)
+        self.0.generation == engine.generation() && !self.0.state.closed.load(Ordering::Acquire)
     }
 
     /// True if streams go on.
@@ -177,7 +178,7 @@ impl Session {
     }
 
     pub(crate) fn was_used(&self) -> bool {
-        self.0.state.is_used.load(Ordering::Relaxed)
+        self.0.state.used.load(Ordering::Relaxed)
     }
 
     /// Opens a stream: sends the head of a request. `ended`: it has no body.
@@ -192,14 +193,14 @@ impl Session {
         let (response, stream) = opened.await.map_err(|error| {
             // Nothing was sent of it.
             if error.is_io() || error.is_go_away() {
-                state.is_closed.store(true, Ordering::Release);
+                state.closed.store(true, Ordering::Release);
                 Failure::NotProcessed(describe(&error))
             } else {
                 Failure::BadResponse(describe(&error))
             }
         })?;
-        state.is_used.store(true, Ordering::Relaxed);
-        state.is_active.store(true, Ordering::Relaxed);
+        state.used.store(true, Ordering::Relaxed);
+        state.active.store(true, Ordering::Relaxed);
         let reply = ResponseIn {
             response,
             session: self.clone(),
@@ -235,7 +236,7 @@ async fn drive(
         };
         loop {
             sleep(every).await;
-            if !state.is_active.swap(false, Ordering::Relaxed)
+            if !state.active.swap(false, Ordering::Relaxed)
                 && !matches!(timeout(every, pings.ping(Ping::opaque())).await, Ok(Ok(_)))
             {
                 return;
@@ -248,7 +249,7 @@ async fn drive(
                 debug!(client = %client_name(client), "server: {}", describe(&error));
             }
         }
-        () = state.is_left.notified() => {
+        () = state.left.notified() => {
             // It says good-bye if the server listens.
             let _ = timeout(LINGER, connection).await;
         }
@@ -307,10 +308,10 @@ impl ResponseIn {
     }
 
     /// Returns a head that arrived.
-    pub(crate) fn head(&mut self, max_headers: usize) -> Result<Option<AnswerHead>, Failure> {
+    pub(crate) fn head(&mut self, rules: &Rules) -> Result<Option<AnswerHead>, Failure> {
         let Some((status, headers)) = self.head.take() else { return Ok(None) };
         self.is_answered = self.body.is_some();
-        let headers = convert::headers_of(&headers, max_headers)
+        let headers = convert::headers_of(&headers, rules)
             .map_err(|text| Failure::BadResponse(format!("Received a {text} from server.")))?;
         Ok(Some(AnswerHead {
             version: Bytes::from_static(HTTP2),
@@ -327,17 +328,17 @@ impl ResponseIn {
     pub(crate) fn next(&mut self) -> Result<Option<Next>, Failure> {
         let session = &self.session;
         match &mut self.body {
-            Some(body) => body.next().map_err(|error| failed(session, &error, true)),
+            Some(body) => body.next().map_err(|error| body_failed(session, error)),
             None => Ok(None),
         }
     }
 
     /// Waits for the next head, or the next part of the body.
     pub(crate) async fn fill(&mut self) -> Result<(), Failure> {
-        self.session.0.state.is_active.store(true, Ordering::Relaxed);
+        self.session.0.state.active.store(true, Ordering::Relaxed);
         if self.is_answered {
             if let Some(body) = &mut self.body {
-                body.fill().await.map_err(|error| failed(&self.session, &error, true))?;
+                body.fill().await.map_err(|error| body_failed(&self.session, error))?;
             }
             return Ok(());
         }
@@ -357,8 +358,17 @@ impl ResponseIn {
         let response = std::task::ready!(std::pin::Pin::new(&mut self.response).poll(cx))?;
         let (parts, body) = response.into_parts();
         self.head = Some((parts.status.as_u16(), parts.headers));
-        self.body = Some(BodyIn::new(body, self.session.0.max_headers));
+        self.body = Some(BodyIn::new(body, self.session.0.rules));
         Poll::Ready(Ok(()))
+    }
+}
+
+fn body_failed(session: &Session, error: BodyError) -> Failure {
+    match error {
+        BodyError::Http2(error) => failed(session, &error, true),
+        BodyError::Malformed(text) => {
+            Failure::BadResponse(format!("Received a {text} from server."))
+        }
     }
 }
 
@@ -366,7 +376,7 @@ impl ResponseIn {
 fn failed(session: &Session, error: &h2::Error, in_body: bool) -> Failure {
     let is_refused = error.reason() == Some(Reason::REFUSED_STREAM);
     if error.is_go_away() || error.is_io() {
-        session.0.state.is_closed.store(true, Ordering::Release);
+        session.0.state.closed.store(true, Ordering::Release);
     }
     if !in_body && is_refused {
         return Failure::NotProcessed("stream reset by server (REFUSED_STREAM)".into());

@@ -10,8 +10,15 @@ use bytes::Bytes;
 use h2::SendStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{BodyIn, io_error};
+use super::{BodyError, BodyIn, io_error};
 use crate::body::Next;
+
+fn body_error(error: BodyError) -> io::Error {
+    match error {
+        BodyError::Http2(error) => io_error(error),
+        BodyError::Malformed(text) => io::Error::new(io::ErrorKind::InvalidData, text),
+    }
+}
 
 /// Reads and writes DATA frames.
 pub(super) struct Tunnel {
@@ -35,7 +42,7 @@ impl AsyncRead for Tunnel {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.read.is_empty() && !self.is_over {
-            match ready!(self.body.poll_next(cx)).map_err(io_error)? {
+            match ready!(self.body.poll_next(cx)).map_err(body_error)? {
                 Next::Piece(piece) => self.read = piece.data.into_iter().next().unwrap_or_default(),
                 Next::End { .. } => self.is_over = true,
             }

@@ -30,14 +30,14 @@ use crate::harness::{Proxied, Setup};
 type Handler = dyn Fn(Request<RecvStream>, SendResponse<Bytes>) -> JoinSet<()> + Send + Sync;
 
 /// A server that speaks HTTP/2 only.
-struct Origin {
-    address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     connections: Arc<Mutex<usize>>,
     _tasks: JoinSet<()>,
 }
 
 impl Origin {
-    async fn start<F, T>(is_tls: bool, handler: F) -> Self
+    pub(crate) async fn start<F, T>(is_tls: bool, handler: F) -> Self
     where
         F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T + Send + Sync + 'static,
         T: Future<Output = ()> + Send + 'static,
@@ -88,7 +88,7 @@ async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, handler: &Handler) {
 }
 
 /// Answers with what it gets, as it comes, trailers included.
-async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(crate) async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let mut body = request.into_body();
     let head = Response::builder().header("x-kind", "echo").body(()).unwrap();
     let Ok(mut out) = respond.send_response(head, false) else { return };
@@ -230,7 +230,7 @@ fn trailers() -> HeaderMap {
         .collect()
 }
 
-async fn reverse(setup: Setup, scheme: &str, to: SocketAddr) -> Proxied {
+pub(crate) async fn reverse(setup: Setup, scheme: &str, to: SocketAddr) -> Proxied {
     let proxy = setup.start().await;
     let mode = Mode::parse(&format!("reverse:{scheme}://{to}@127.0.0.1:0")).unwrap();
     let errors = proxy.proxy.listen(vec![mode], &ListenDefaults::default()).await;
@@ -738,7 +738,7 @@ async fn an_exchange_ends_whose_server_answers_without_reading() {
 async fn a_server_that_neither_reads_nor_answers_is_given_up() {
     let origin = Origin::start(false, |request, respond| async move {
         let _kept = (request, respond);
-        std::future::pending().await
+        std::future::pending().await;
     })
     .await;
     let settings = Settings { idle_timeout: Duration::from_millis(200), ..Settings::default() };

@@ -4,9 +4,11 @@
 
 mod bodies;
 mod exchanges;
+mod frames;
 mod harness;
 mod hooks;
 mod http2;
+mod http2_smuggling;
 mod ignored;
 mod old_tls;
 mod order;
