@@ -1,6 +1,6 @@
 //! HTTP/2 (RFC 9113) on both sides: the one module that knows the library for it.
 //!
-//! [`serve`] answers a client: each of its streams is an exchange in a task of its own, so that one which waits holds up
+//! [`serve`](serve()) answers a client: each of its streams is an exchange in a task of its own, so that one which waits holds up
 //! no other. A [`Session`] is a connection to a server; the streams of one client share it. [`convert`](self) turns heads
 //! into those of flows and of HTTP/1, and back.
 //!
