@@ -738,7 +738,7 @@ async fn an_exchange_ends_whose_server_answers_without_reading() {
 async fn a_server_that_neither_reads_nor_answers_is_given_up() {
     let origin = Origin::start(false, |request, respond| async move {
         let _kept = (request, respond);
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     })
     .await;
     let settings = Settings { idle_timeout: Duration::from_millis(200), ..Settings::default() };
