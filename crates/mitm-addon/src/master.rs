@@ -57,6 +57,8 @@ struct Inner {
     shutdown: Notify,
     should_exit: AtomicBool,
     exit_code: AtomicI32,
+    /// Listeners are changed by one at a time, who does what the options say by then.
+    changing: tokio::sync::Mutex<()>,
     /// The runtime to work on, once there is one.
     runtime: OnceLock<tokio::runtime::Handle>,
 }
@@ -81,6 +83,7 @@ impl Master {
             shutdown: Notify::new(),
             should_exit: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
+            changing: tokio::sync::Mutex::default(),
             runtime: OnceLock::new(),
         }));
         let weak = Arc::downgrade(&master.0);
@@ -185,6 +188,7 @@ impl Master {
 
     /// Starts and stops listeners as the options say. What cannot be started is logged.
     pub async fn listen(&self) {
+        let _turn = self.0.changing.lock().await;
         let options = &self.0.options;
         let modes = if options.get(&opts::SERVER) { options.get(&opts::MODE) } else { Vec::new() };
         let modes: Vec<Mode> = modes.iter().filter_map(|spec| Mode::parse(spec).ok()).collect();
