@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod ldap;
+mod listeners;
 mod peer_filters;
 
 #[path = "../../../mitm-filter/tests/it/expressions.rs"]
