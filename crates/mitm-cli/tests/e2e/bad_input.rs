@@ -34,6 +34,10 @@ fn a_port_in_use() {
     let port = address.port().to_string();
     let words = ["--listen-host", "127.0.0.1", "-p", &port, "-w", "flows"];
     refused(&home, &words, &[&address.to_string(), "in use"]);
+    // The same of one of several.
+    let modes = ["regular@127.0.0.1:0", &format!("socks5@{address}"), "reverse:http://h@0"];
+    let words: Vec<&str> = modes.iter().flat_map(|mode| ["--mode", mode]).collect();
+    refused(&home, &words, &["SOCKS v5 proxy", &address.to_string(), "in use"]);
 }
 
 #[test]

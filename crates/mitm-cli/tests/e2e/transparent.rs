@@ -22,14 +22,14 @@ use crate::support::{Ended, Home, PATIENCE, Running, note, run, text, wait_for};
 /// The addresses are those of the documentation.
 const CLIENT: [&str; 2] = ["192.168.1.2", "fd00:1::2"];
 const ROUTER: [&str; 2] = ["198.51.100.1", "2001:db8::1"];
-const SERVER: [&str; 2] = ["198.51.100.2", "2001:db8::2"];
+pub(crate) const SERVER: [&str; 2] = ["198.51.100.2", "2001:db8::2"];
 /// Where the server speaks first, and nothing known.
 const RAW: u16 = 2525;
 /// A user without rights.
 const NOBODY: u32 = 65534;
 
 /// Three network namespaces; they are removed when this is dropped.
-struct Network {
+pub(crate) struct Network {
     prefix: String,
     home: Home,
     /// The authority of the server.
@@ -39,7 +39,7 @@ struct Network {
 
 /// Where something runs.
 #[derive(Clone, Copy)]
-enum At {
+pub(crate) enum At {
     Client,
     Router,
     Server,
@@ -48,7 +48,7 @@ enum At {
 impl Network {
     /// Makes the network and starts the servers; `None` if this machine cannot. The router's interface towards the
     /// client is called `interface`.
-    fn new(interface: &str) -> Option<Self> {
+    pub(crate) fn new(interface: &str) -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         for program in ["ip", "iptables", "ip6tables", "nft", "sysctl", "curl", "nginx"] {
             external(program)?;
@@ -140,7 +140,7 @@ impl Network {
     }
 
     /// Does something in a namespace. What is started there stays there.
-    fn inside<T: Send>(&self, at: At, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, at: At, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name(at))).unwrap();
         let done = thread::scope(|scope| {
             let work = move || {
@@ -164,7 +164,7 @@ impl Network {
     }
 
     /// Runs lines on the router, as a user would type them.
-    fn rules(&self, lines: &str) {
+    pub(crate) fn rules(&self, lines: &str) {
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
             self.inside(At::Router, || self.root(line));
         }

@@ -9,7 +9,7 @@ use crate::support::{Home, lines_with, run};
 const SCRIPT: &str = include_str!("websocket.py");
 
 /// A Python with the package `websockets`.
-fn python(home: &Home) -> Option<PathBuf> {
+pub(crate) fn python(home: &Home) -> Option<PathBuf> {
     let python = peer_python()?;
     let mut command = home.command(&python);
     let found = command.args(["-c", "import websockets"]).stderr(Stdio::null()).status();
