@@ -166,6 +166,7 @@ class Soak:
         self.rate = args.rate
         self.samples = []
         self.pauses = []
+        self.start = None
         self.failures = []
 
     async def run(self):
@@ -212,8 +213,10 @@ class Soak:
         self.origin.abort()
         for _ in range(30):
             sample = await self.proxy.ask()
-            if sample["connections"] == 0 and sample["spilled"] == 0:
-                break
+            # An idle connection to a server may be kept for `tcp_timeout`.
+            if all(sample[name] <= (self.start or sample)[name] for name in NAMES if name != "resident"):
+                if sample["connections"] == 0 and sample["spilled"] == 0:
+                    break
             await asyncio.sleep(1)
         # The ends of tasks and descriptors follow those of connections.
         for _ in range(5):
