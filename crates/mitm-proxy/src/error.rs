@@ -35,6 +35,9 @@ pub enum Failure {
     /// The server says that it did nothing about the request, so that it may be sent again.
     #[error("{0}")]
     NotProcessed(String),
+    /// The client's connection failed as a whole, which was logged; the text says how.
+    #[error("{0}")]
+    ClientFailed(String),
     /// The client gave up one stream of its connection.
     #[error("stream reset by client ({0})")]
     Reset(String),
@@ -56,7 +59,7 @@ impl Failure {
     /// Returns the status of the page a client gets that was sent nothing yet; `None`: just close.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Killed | Self::ClientGone | Self::Reset(_) => None,
+            Self::Killed | Self::ClientGone | Self::ClientFailed(_) | Self::Reset(_) => None,
             Self::BadRequest(_) => Some(400),
             Self::RequestTooLarge | Self::Storage("request") => Some(413),
             Self::ResponseTooLarge

@@ -13,7 +13,7 @@ use h2::{
 use mitm_codec::http1::{Piece, Rules, parse_host_port};
 use mitm_flow::{Client, Headers, Request, Response, Shared, now};
 use parking_lot::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
 use super::{
@@ -61,6 +61,7 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
     let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>> =
         FuturesUnordered::new();
     let mut patience = settings.idle_timeout;
+    let mut haste = Haste::default();
     let ended = loop {
         let is_full = streams.len() >= BUSY_MAX as usize;
         tokio::select! {
@@ -68,6 +69,18 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
             Some(ended) = streams.next() => {
                 if ended.is_err() {
                     error!(client = %client, "A stream failed, which is an error of this program.");
+                }
+                haste.note(ended.unwrap_or(false));
+                if haste.is_flood() {
+                    info!(
+                        client = %client,
+                        "HTTP/2 connection closed: the client gives up at once most of what it asks for."
+                    );
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    let closed = poll_fn(|cx| connection.poll_closed(cx));
+                    // It is told if it listens.
+                    let _ = timeout(LINGER, closed).await;
+                    break Ok(());
                 }
             }
             accepted = accept(&mut connection, is_full) => match accepted {
@@ -101,8 +114,35 @@ pub(crate) async fn serve(ctx: Context, io: Io, read: BytesMut, upstreams: &Upst
     while streams.next().await.is_some() {}
 }
 
-/// How a stream ended: by itself, or in a panic.
-type Ended = std::thread::Result<()>;
+/// How a stream ended: by itself, or in a panic. True if the client gave it up at once.
+type Ended = std::thread::Result<bool>;
+
+/// How many streams a client may give up at once, if it does so with most. Each costs a flow and a request, and nothing
+/// to the client (CVE-2023-44487). What is reset before it gets here is counted by the library.
+const GIVEN_UP_MAX: usize = 500;
+/// A stream that is given up after this time was meant.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How many streams a client has given up.
+#[derive(Default)]
+struct Haste {
+    given_up: usize,
+    others: usize,
+}
+
+impl Haste {
+    fn note(&mut self, is_given_up: bool) {
+        if is_given_up {
+            self.given_up += 1;
+        } else {
+            self.others += 1;
+        }
+    }
+
+    fn is_flood(&self) -> bool {
+        self.given_up > GIVEN_UP_MAX.max(self.others)
+    }
+}
 
 /// Waits for the next stream; for none if there are too many, but what goes on is still carried.
 async fn accept(
@@ -118,13 +158,14 @@ async fn accept(
     connection.accept().await
 }
 
-/// Serves one stream.
+/// Serves one stream. True if the client gave it up at once.
 async fn stream(
     ctx: Context,
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
     upstreams: Upstreams,
-) {
+) -> bool {
+    let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let rules = ctx.settings.rules;
     let sender = Sender(Arc::new(Mutex::new(Sending { respond, stream: None })));
@@ -135,12 +176,13 @@ async fn stream(
         is_ended: false,
         is_head: parts.method == http::Method::HEAD,
         is_upgrade: protocol.is_some(),
+        is_given_up: false,
         reason: Reason::INTERNAL_ERROR,
         patience: ctx.settings.idle_timeout,
     };
     if parts.method == http::Method::CONNECT && protocol.is_none() {
         tunnel(ctx, &parts, body, outgoing).await;
-        return;
+        return false;
     }
     let request = match protocol.map(h2::ext::Protocol::as_str) {
         Some(protocol) if protocol != "websocket" => {
@@ -153,7 +195,7 @@ async fn stream(
         Err(text) => {
             info!(client = %client_name(&ctx.client), "{text}");
             outgoing.error_page(400, &text).await;
-            return;
+            return false;
         }
     };
     // What follows an extended CONNECT is no body.
@@ -178,6 +220,7 @@ async fn stream(
             client::upgraded(&ctx, client, *conn, flow).await;
         }
     }
+    outgoing.is_given_up && begun.elapsed() < AT_ONCE
 }
 
 /// Answers a CONNECT, and runs the layers of what is in the tunnel.
@@ -321,6 +364,7 @@ fn client_failed(error: &h2::Error) -> Failure {
     match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => Failure::Reset(name(reason)),
         Some(Reason::NO_ERROR) | None => Failure::ClientGone,
+        Some(_) if error.is_go_away() => Failure::ClientFailed(describe(error)),
         Some(_) => Failure::BadRequest(describe(error)),
     }
 }
@@ -365,6 +409,8 @@ struct H2Outgoing {
     is_head: bool,
     /// The request was an extended CONNECT (RFC 8441): 101 is said as 200, and what follows is another protocol.
     is_upgrade: bool,
+    /// The client did not wait for an answer.
+    is_given_up: bool,
     /// What the client is told if it does not get all.
     reason: Reason,
     patience: Duration,
@@ -459,6 +505,8 @@ impl Outgoing for H2Outgoing {
     }
 
     fn failed(&mut self, failure: &Failure) {
+        self.is_given_up =
+            matches!(failure, Failure::Reset(_)) && self.sender.0.lock().stream.is_none();
         self.reason = match failure {
             Failure::ClientGone | Failure::Reset(_) => Reason::CANCEL,
             Failure::ServerReset(_, code) => Reason::from(*code),

@@ -136,20 +136,18 @@ fn digits(code: &[u8]) -> u16 {
     number
 }
 
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
 /// One end of a connection.
 pub(crate) struct Peer {
-    io: Box<dyn Stream>,
+    reader: Box<dyn AsyncRead + Unpin + Send>,
+    writer: Box<dyn AsyncWrite + Unpin + Send>,
     buffer: BytesMut,
 }
 
 impl Peer {
     /// Takes a connection; nothing is sent.
-    pub(crate) fn over(io: impl Stream + 'static) -> Self {
-        Self { io: Box::new(io), buffer: BytesMut::new() }
+    pub(crate) fn over(io: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        let (reader, writer) = tokio::io::split(io);
+        Self { reader: Box::new(reader), writer: Box::new(writer), buffer: BytesMut::new() }
     }
 
     /// Connects as a client, and sends the preface and these settings.
@@ -187,8 +185,8 @@ impl Peer {
     /// Sends bytes, which need not be whole frames.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         within("sending", async {
-            self.io.write_all(bytes).await?;
-            self.io.flush().await
+            self.writer.write_all(bytes).await?;
+            self.writer.flush().await
         })
         .await
     }
@@ -219,7 +217,7 @@ impl Peer {
     /// Returns the next frame, whatever it is.
     pub(crate) async fn read(&mut self) -> Option<Frame> {
         while self.buffer.len() < 9 || self.buffer.len() < 9 + self.length() {
-            if !matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {
+            if !matches!(self.reader.read_buf(&mut self.buffer).await, Ok(1..)) {
                 return None;
             }
         }
@@ -237,6 +235,24 @@ impl Peer {
             | usize::from(self.buffer[2])
     }
 
+    /// Sends bytes that the other end need not take, and reads until it has ended the connection; returns the code of
+    /// its GOAWAY.
+    pub(crate) async fn pour(&mut self, bytes: &[u8]) -> Option<u32> {
+        let Self { reader, writer, buffer } = self;
+        let mut writing = std::pin::pin!(writer.write_all(bytes));
+        let mut is_written = false;
+        loop {
+            tokio::select! {
+                read = reader.read_buf(buffer) => match read {
+                    Ok(1..) => {}
+                    _ => break,
+                },
+                _ = &mut writing, if !is_written => is_written = true,
+            }
+        }
+        self.ended().await
+    }
+
     /// Waits for the end of the connection; returns the code of the last GOAWAY, if there was one.
     pub(crate) async fn ended(&mut self) -> Option<u32> {
         let mut code = None;
@@ -251,7 +267,7 @@ impl Peer {
     /// Skips a client's preface.
     pub(crate) async fn expect_preface(&mut self) {
         while self.buffer.len() < PREFACE.len() {
-            if !matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {
+            if !matches!(self.reader.read_buf(&mut self.buffer).await, Ok(1..)) {
                 return;
             }
         }

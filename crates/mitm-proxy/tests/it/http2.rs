@@ -102,7 +102,7 @@ pub(crate) async fn echo(request: Request<RecvStream>, mut respond: SendResponse
     let _ = out.send_trailers(trailers);
 }
 
-async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
+pub(crate) async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         out.reserve_capacity(data.len());
         let ready = poll_fn(|cx| match out.poll_capacity(cx) {
@@ -117,7 +117,7 @@ async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Er
 }
 
 /// A client that speaks HTTP/2.
-struct Client {
+pub(crate) struct Client {
     requests: SendRequest<Bytes>,
     scheme: &'static str,
     _driver: JoinSet<()>,
@@ -151,12 +151,12 @@ impl Client {
         Self::over(tls, "https").await
     }
 
-    async fn plain(proxy: &Proxied) -> Self {
+    pub(crate) async fn plain(proxy: &Proxied) -> Self {
         let address = proxy.proxy.listening()[0];
         Self::over(TcpStream::connect(address).await.unwrap(), "http").await
     }
 
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         method: &str,
         path: &str,
@@ -173,12 +173,12 @@ impl Client {
         requests.send_request(request.body(()).unwrap(), ended).unwrap()
     }
 
-    async fn get(&self, path: &str) -> Got {
+    pub(crate) async fn get(&self, path: &str) -> Got {
         let (response, _) = self.begin("GET", path, &[], true).await;
         receive(response).await.unwrap()
     }
 
-    async fn post(
+    pub(crate) async fn post(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -206,13 +206,13 @@ impl Client {
     }
 }
 
-struct Got {
-    head: Response<()>,
-    body: Bytes,
-    trailers: Option<HeaderMap>,
+pub(crate) struct Got {
+    pub(crate) head: Response<()>,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
-async fn receive(response: ResponseFuture) -> Result<Got, h2::Error> {
+pub(crate) async fn receive(response: ResponseFuture) -> Result<Got, h2::Error> {
     let (head, mut body) = response.await?.into_parts();
     let mut all = BytesMut::new();
     while let Some(data) = body.data().await {
