@@ -401,6 +401,7 @@ impl Incoming for H2Incoming {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct H2Outgoing {
     sender: Sender,
     /// The head that goes out with what follows it, and whether nothing does.

@@ -56,7 +56,7 @@ impl Origin {
                     read_head(&mut stream).await;
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
                     stream.write_all(head.as_bytes()).await.unwrap();
-                    stream.write_all(&[b'x'; BODY]).await.unwrap();
+                    stream.write_all(&vec![b'x'; BODY]).await.unwrap();
                     stream.flush().await.unwrap();
                     // The proxy keeps it as long as it likes.
                     drop(stream.read(&mut [0; 1]).await);

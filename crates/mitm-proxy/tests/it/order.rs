@@ -332,38 +332,39 @@ async fn hooks_fire_in_their_order() {
 /// Plays a row, and returns the hooks when there are as many as expected, or as there come.
 async fn run(row: &Row) -> Vec<String> {
     let identity = tls::self_signed(&["origin.test"]);
-    let (_origin, _socket, address);
+    // Both live as long as the row is played.
+    let (origin, _socket, address);
     match row.origin {
         Origin::Down => {
             (address, _socket) = net::refusing();
         }
         Origin::Proxy => {
-            _origin = tls_origin(&identity).await;
-            address = granting_proxy(_origin.address()).await;
+            origin = tlsorigin(&identity).await;
+            address = granting_proxy(origin.address()).await;
         }
         Origin::Tls => {
-            _origin = tls_origin(&identity).await;
-            address = _origin.address();
+            origin = tlsorigin(&identity).await;
+            address = origin.address();
         }
         Origin::Http => {
-            _origin = RawServer::answering(OK).await;
-            address = _origin.address();
+            origin = RawServer::answering(OK).await;
+            address = origin.address();
         }
         Origin::WebSocket => {
             let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                         Upgrade: websocket\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
             let answer = [head.as_bytes(), b"\x81\x02hi\x88\x02\x03\xe8"].concat();
-            _origin = RawServer::start(move |_| {
+            origin = RawServer::start(move |_| {
                 vec![Step::Request, Step::Send(answer.clone()), Step::End]
             })
             .await;
-            address = _origin.address();
+            address = origin.address();
         }
         Origin::Echo => {
             use Step::{Bytes, End, Send};
-            _origin = RawServer::start(|_| vec![Bytes(4), Send("pong".into()), End]).await;
-            address = _origin.address();
+            origin = RawServer::start(|_| vec![Bytes(4), Send("pong".into()), End]).await;
+            address = origin.address();
         }
     }
     let addon = row.addon;

@@ -28,9 +28,8 @@ async fn is_closed(proxy: &Proxied, start: &[u8], drips: impl Iterator<Item = u8
     for byte in drips.take(DRIPS) {
         match timeout(BETWEEN, client.read(&mut [0; 64])).await {
             Ok(Ok(0) | Err(_)) => return true,
-            Ok(Ok(_)) => {}
             Err(_) if client.write_all(&[byte]).await.is_err() => return true,
-            Err(_) => {}
+            Ok(Ok(_)) | Err(_) => {}
         }
     }
     false

@@ -253,9 +253,9 @@ async fn a_server_that_cannot_be_reached_is_an_error_of_the_flow() {
 
 #[tokio::test]
 async fn large_conversations_are_whole_and_do_not_stay_in_memory() {
+    const LEN: usize = 8 << 20;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     SpillStore::set_global(SpillStore::open(dir.path()).unwrap());
-    const LEN: usize = 8 << 20;
     let data: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
     let answer = data.clone();
     let origin = RawServer::start(move |_| vec![Received(LEN), Send(answer.clone()), Close]).await;
