@@ -41,9 +41,16 @@ pub fn choose_alpn(choice: &AlpnChoice<'_>) -> Option<Bytes> {
     choice.offers.iter().find(|offer| possible(offer, choice.http2)).cloned()
 }
 
-/// Returns what to offer the server: what the client offers, without what cannot be spoken.
+/// Returns what to offer the server: what the client offers, without what cannot be spoken. For a client of HTTP/2 alone
+/// HTTP/1.1 will do as well, since one is translated into the other.
 pub fn offers_for_server(client: &[Bytes], http2: bool) -> Vec<Bytes> {
-    client.iter().filter(|offer| http2 || !matches!(&offer[..], b"h2" | b"h3")).cloned().collect()
+    let can = |offer: &&Bytes| http2 || !matches!(&offer[..], b"h2" | b"h3");
+    let mut offers: Vec<Bytes> = client.iter().filter(can).cloned().collect();
+    let has = |name: &[u8]| offers.iter().any(|offer| &offer[..] == name);
+    if has(b"h2") && !has(b"http/1.1") {
+        offers.push(Bytes::from_static(b"http/1.1"));
+    }
+    offers
 }
 
 /// What to offer an upstream proxy that is spoken to over TLS.
@@ -92,6 +99,7 @@ mod tests {
         assert_eq!(offers_for_server(&offers, true), offers);
         assert_eq!(offers_for_server(&offers, false), ["foo", "http/1.1"].map(Bytes::from));
         assert!(offers_for_server(&[], false).is_empty());
+        assert_eq!(offers_for_server(&["h2"].map(Bytes::from), true), ["h2", "http/1.1"]);
         assert_eq!(offers_for_proxy().len(), 3);
     }
 }

@@ -339,11 +339,11 @@ async fn run(row: &Row) -> Vec<String> {
             (address, _socket) = net::refusing();
         }
         Origin::Proxy => {
-            origin = tlsorigin(&identity).await;
+            origin = tls_origin(&identity).await;
             address = granting_proxy(origin.address()).await;
         }
         Origin::Tls => {
-            origin = tlsorigin(&identity).await;
+            origin = tls_origin(&identity).await;
             address = origin.address();
         }
         Origin::Http => {

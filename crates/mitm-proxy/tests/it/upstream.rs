@@ -311,7 +311,7 @@ async fn tls_goes_through_a_proxy_to_its_server() {
         let page = client.request("GET /x HTTP/1.1\r\nHost: origin.test\r\n\r\n").await;
         assert_eq!(page.content(), b"hello", "{scheme}");
         let flow = first.flow(1);
-        assert_eq!(&*flow.server().with(|server| server.via.clone()).unwrap().scheme, *scheme);
+        assert_eq!(&*flow.server().with(|server| server.via.clone()).unwrap().scheme, scheme);
         let hooks = first.hooks();
         let order: Vec<_> = hooks
             .iter()
