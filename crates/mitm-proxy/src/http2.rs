@@ -7,7 +7,7 @@
 //! Limits: a peer may have 100 streams open, send a header list as long as a head may be, and have 512 KiB of each body
 //! on the way. The windows of connections are larger than those of all their streams, so that a stream which nobody reads
 //! does not hold up the others. Peers that flood heads, settings, small or empty frames, or resets of
-//! streams not yet seen are sent away by the library (`ENHANCE_YOUR_CALM`), clients that reset streams later by [`serve`].
+//! streams not yet seen are sent away by the library (`ENHANCE_YOUR_CALM`), clients that reset streams later by [`serve`](serve()).
 
 mod convert;
 mod serve;

@@ -15,6 +15,7 @@ mod certificates;
 mod chains;
 mod clients;
 mod flags;
+mod http2_clients;
 mod idle;
 mod main_job;
 mod matrix;
