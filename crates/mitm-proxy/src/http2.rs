@@ -6,8 +6,9 @@
 //!
 //! Limits: a peer may have 100 streams open, send a header list as long as a head may be, and have 512 KiB of each body
 //! on the way. The windows of connections are larger than those of all their streams, so that a stream which nobody reads
-//! does not hold up the others. Peers that flood heads, settings, small or empty frames, or resets of
-//! streams not yet seen are sent away by the library (`ENHANCE_YOUR_CALM`), clients that reset streams later by [`serve`](serve()).
+//! does not hold up the others. Peers that flood heads, small or empty frames, or resets of streams that were not seen yet
+//! are sent away by the library (`ENHANCE_YOUR_CALM`), clients that open streams and give them up at once by
+//! [`serve`](serve()).
 
 mod convert;
 mod serve;
@@ -141,11 +142,13 @@ fn poll_send(
     rest: &mut Bytes,
 ) -> Poll<io::Result<()>> {
     stream.reserve_capacity(rest.len());
-    let capacity = match ready!(stream.poll_capacity(cx)) {
-        // Capacity of 0 is news of no use.
-        Some(Ok(0)) => return Poll::Pending,
-        Some(capacity) => capacity.map_err(io_error)?,
-        None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+    let capacity = loop {
+        match ready!(stream.poll_capacity(cx)) {
+            // Capacity of 0 is news of no use. To learn of more it must be asked again.
+            Some(Ok(0)) => {}
+            Some(capacity) => break capacity.map_err(io_error)?,
+            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     };
     let piece = rest.split_to(capacity.min(rest.len()));
     Poll::Ready(stream.send_data(piece, false).map_err(io_error))

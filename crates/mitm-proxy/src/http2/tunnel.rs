@@ -65,7 +65,7 @@ impl AsyncWrite for Tunnel {
         self.stream.reserve_capacity(buf.len());
         let capacity = loop {
             match ready!(self.stream.poll_capacity(cx)) {
-                // Capacity of 0 is news of no use.
+                // Capacity of 0 is news of no use. To learn of more it must be asked again.
                 Some(Ok(0)) => {}
                 Some(capacity) => break capacity.map_err(io_error)?,
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),

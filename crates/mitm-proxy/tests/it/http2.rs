@@ -42,6 +42,18 @@ impl Origin {
         F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T + Send + Sync + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
+        Self::start_with(h2::server::Builder::new(), is_tls, handler).await
+    }
+
+    pub(crate) async fn start_with<F, T>(
+        builder: h2::server::Builder,
+        is_tls: bool,
+        handler: F,
+    ) -> Self
+    where
+        F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> T + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
         let handler: Arc<Handler> = Arc::new(move |request, respond| {
             let mut tasks = JoinSet::new();
             tasks.spawn(handler(request, respond));
@@ -58,15 +70,17 @@ impl Origin {
             let mut all = JoinSet::new();
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
+                tcp.set_nodelay(true).unwrap();
                 *counted.lock() += 1;
                 let (acceptor, handler) = (acceptor.clone(), Arc::clone(&handler));
+                let builder = builder.clone();
                 all.spawn(async move {
                     if is_tls {
                         if let Ok(tls) = acceptor.accept(tcp).await {
-                            serve(tls, &*handler).await;
+                            serve(&builder, tls, &*handler).await;
                         }
                     } else {
-                        serve(tcp, &*handler).await;
+                        serve(&builder, tcp, &*handler).await;
                     }
                 });
             }
@@ -74,13 +88,17 @@ impl Origin {
         Self { address, connections, _tasks: tasks }
     }
 
-    fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         *self.connections.lock()
     }
 }
 
-async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, handler: &Handler) {
-    let Ok(mut connection) = h2::server::handshake(io).await else { return };
+async fn serve(
+    builder: &h2::server::Builder,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    handler: &Handler,
+) {
+    let Ok(mut connection) = builder.handshake(io).await else { return };
     let mut streams = Vec::new();
     while let Some(Ok((request, respond))) = connection.accept().await {
         streams.push(handler(request, respond));
@@ -105,12 +123,13 @@ pub(crate) async fn echo(request: Request<RecvStream>, mut respond: SendResponse
 pub(crate) async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         out.reserve_capacity(data.len());
-        let ready = poll_fn(|cx| match out.poll_capacity(cx) {
-            std::task::Poll::Ready(Some(Ok(0))) => std::task::Poll::Pending,
-            other => other,
-        });
-        let Some(capacity) = ready.await else { return Err(Reason::CANCEL.into()) };
+        let Some(capacity) = poll_fn(|cx| out.poll_capacity(cx)).await else {
+            return Err(Reason::CANCEL.into());
+        };
         let len = capacity?.min(data.len());
+        if len == 0 {
+            continue;
+        }
         out.send_data(data.split_to(len), false)?;
     }
     Ok(())
@@ -128,7 +147,15 @@ impl Client {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         scheme: &'static str,
     ) -> Self {
-        let (requests, connection) = h2::client::handshake(io).await.unwrap();
+        Self::over_with(&h2::client::Builder::new(), io, scheme).await
+    }
+
+    async fn over_with(
+        builder: &h2::client::Builder,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &'static str,
+    ) -> Self {
+        let (requests, connection) = builder.handshake(io).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             let _ = connection.await;
@@ -152,8 +179,14 @@ impl Client {
     }
 
     pub(crate) async fn plain(proxy: &Proxied) -> Self {
+        Self::plain_with(&h2::client::Builder::new(), proxy).await
+    }
+
+    pub(crate) async fn plain_with(builder: &h2::client::Builder, proxy: &Proxied) -> Self {
         let address = proxy.proxy.listening()[0];
-        Self::over(TcpStream::connect(address).await.unwrap(), "http").await
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        Self::over_with(builder, tcp, "http").await
     }
 
     pub(crate) async fn begin(

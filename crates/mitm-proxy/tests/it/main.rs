@@ -9,6 +9,7 @@ mod harness;
 mod hooks;
 mod http2;
 mod http2_floods;
+mod http2_flow;
 mod http2_smuggling;
 mod ignored;
 mod log;
