@@ -196,8 +196,8 @@ mod tests {
     #[test]
     fn features_to_come_are_refused_when_asked_for_by_option() {
         for (words, yaml) in [
-            (&["--set", "ignore_hosts=x"][..], ""),
-            (&[], "ignore_hosts: [x]"),
+            (&["--set", "udp_hosts=x"][..], ""),
+            (&[], "udp_hosts: [x]"),
             (&["--set", "anticache=true"], ""),
             (&["--set", "setheaders=/a/b"], ""),
         ] {
