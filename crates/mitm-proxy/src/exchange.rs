@@ -794,7 +794,7 @@ async fn send<I: Incoming>(
     progress: &Progress,
 ) -> Failure {
     let result = match source {
-        Source::Whole(whole) => send_whole(&mut sink, &whole).await,
+        Source::Whole(whole) => unless_gone(incoming, send_whole(&mut sink, &whole)).await,
         Source::Live(live) => send_live(ctx, flow, request, incoming, &mut sink, live).await,
     };
     match result {
@@ -804,6 +804,18 @@ async fn send<I: Incoming>(
         Err(SendError::Server) => progress.declined.store(true, Ordering::Relaxed),
     }
     incoming.gone(false).await
+}
+
+/// Sends, unless the client leaves: a server that takes its time must not keep what nobody wants any more.
+async fn unless_gone<I: Incoming, E: Into<SendError>>(
+    incoming: &mut I,
+    sending: impl Future<Output = Result<(), E>>,
+) -> Result<(), SendError> {
+    tokio::select! {
+        biased;
+        sent = sending => sent.map_err(Into::into),
+        failure = incoming.gone(false) => Err(failure.into()),
+    }
 }
 
 enum SendError {
@@ -856,7 +868,7 @@ async fn send_live<I: Incoming>(
         for piece in begun.chunks(STORED_PIECE) {
             let piece = piece.map_err(|_| Failure::Storage("request"))?;
             for data in keeper.take(piece).await? {
-                sink.data(&data).await?;
+                unless_gone(incoming, sink.data(&data)).await?;
             }
         }
     }
@@ -865,7 +877,11 @@ async fn send_live<I: Incoming>(
             Ok(Some(next)) => next,
             Ok(None) => {
                 sink.flush().await?;
-                incoming.fill().await?;
+                tokio::select! {
+                    biased;
+                    filled = incoming.fill() => filled?,
+                    () = sink.gone() => return Err(SendError::Server),
+                }
                 continue;
             }
             Err(failure) => return Err(failure.into()),
@@ -878,7 +894,7 @@ async fn send_live<I: Incoming>(
                 if keeper.is_transform() {
                     for piece in piece.data {
                         for data in keeper.take(piece).await? {
-                            sink.data(&data).await?;
+                            unless_gone(incoming, sink.data(&data)).await?;
                         }
                     }
                 } else {
@@ -886,7 +902,7 @@ async fn send_live<I: Incoming>(
                     if listened && incoming.is_complete() {
                         last = Some(piece);
                     } else {
-                        sink.piece(&piece).await?;
+                        unless_gone(incoming, sink.piece(&piece)).await?;
                     }
                 }
             }
@@ -905,7 +921,7 @@ async fn send_live<I: Incoming>(
     ctx.engine.fire_stage(Event::Request(flow.clone()), Stage::Tail).await;
     ctx.settle(flow).await?;
     if let Some(last) = last {
-        sink.piece(&last).await?;
+        unless_gone(incoming, sink.piece(&last)).await?;
     }
     let trailers = request.with(|request| request.trailers.clone());
     sink.end((trailers == received).then_some(&wire), trailers.as_ref())?;

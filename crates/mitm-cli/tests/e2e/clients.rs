@@ -178,27 +178,34 @@ public class Load {
     site.end();
 }
 
-#[test]
-fn chromium_loads_pages() {
-    let (Some(chromium), Some(certutil)) = (external("chromium"), external("certutil")) else {
-        return;
-    };
-    let Some(site) = Site::start() else { return };
-    // an icon of its own would be asked for with each page
-    fs::write(site.nginx.root().join("favicon.ico"), "").unwrap();
-    let database = site.home.path(".pki/nssdb");
-    fs::create_dir_all(&database).unwrap();
-    let database = format!("sql:{}", text(&database));
-    for words in
-        [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "mitm", "-i", &site.home.ca()]]
-    {
-        let ended = run(site.home.command(&certutil).args(["-d", &database]).args(words));
-        assert_eq!(ended.code, Some(0), "certutil {words:?}: {ended:?}");
+/// Chromium, which prints the page behind a URL that it loads through a proxy.
+pub(crate) struct Chromium {
+    program: PathBuf,
+    profiles: usize,
+}
+
+impl Chromium {
+    /// Makes it trust the proxies of this home.
+    pub(crate) fn trusting(home: &Home) -> Option<Self> {
+        let (program, certutil) = (external("chromium")?, external("certutil")?);
+        let database = home.path(".pki/nssdb");
+        fs::create_dir_all(&database).unwrap();
+        let database = format!("sql:{}", text(&database));
+        for words in
+            [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "mitm", "-i", &home.ca()]]
+        {
+            let ended = run(home.command(&certutil).args(["-d", &database]).args(words));
+            assert_eq!(ended.code, Some(0), "certutil {words:?}: {ended:?}");
+        }
+        Some(Self { program, profiles: 0 })
     }
-    for (number, url) in site.urls().iter().enumerate() {
-        let profile = site.home.path(&format!("profile-{number}"));
+
+    /// Loads a page in a profile of its own.
+    pub(crate) fn load(&mut self, home: &Home, proxy: &str, url: &str) -> Command {
+        let profile = home.path(&format!("profile-{}", self.profiles));
+        self.profiles += 1;
         fs::create_dir(&profile).unwrap();
-        let mut client = site.home.command(&chromium);
+        let mut client = home.command(&self.program);
         client.args([
             "--headless",
             "--no-sandbox",
@@ -213,9 +220,23 @@ fn chromium_loads_pages() {
             "--proxy-bypass-list=<-loopback>",
         ]);
         client.arg(format!("--user-data-dir={}", text(&profile)));
-        client.arg(format!("--proxy-server={}", site.proxy.url()));
+        client.arg(format!("--proxy-server={proxy}"));
         client.args(["--dump-dom", url]);
-        site.expect(&mut client, 1);
+        client
+    }
+}
+
+#[test]
+fn chromium_loads_pages() {
+    if external("chromium").is_none() {
+        return;
+    }
+    let Some(site) = Site::start() else { return };
+    let Some(mut chromium) = Chromium::trusting(&site.home) else { return };
+    // an icon of its own would be asked for with each page
+    fs::write(site.nginx.root().join("favicon.ico"), "").unwrap();
+    for url in site.urls() {
+        site.expect(&mut chromium.load(&site.home, &site.proxy.url(), &url), 1);
     }
     site.end();
 }

@@ -6,9 +6,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use mitm_testkit::{external, peer_python, tls};
+use mitm_testkit::{Nginx, external, nginx::HELLO, peer_python, tls};
 
-use crate::support::{Home, Proxy, run, text};
+use crate::{
+    clients::Chromium,
+    support::{Home, Proxy, run, text},
+};
 
 const SIZES: [usize; 4] = [0, 1, 64 << 10, 16 << 20];
 
@@ -49,7 +52,12 @@ impl Site {
         BufReader::new(origin.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().parse().unwrap();
         let mode = mode.replace("{}", line.trim());
-        let proxy = home.start(&["-w", "flows", "--insecure", "--mode", &mode]);
+        let mut words = vec!["-w", "flows", "--insecure", "--mode", &mode];
+        if !is_http2 {
+            // Otherwise the client would be offered what the server agrees on.
+            words.extend(["--set", "connection_strategy=lazy", "--set", "upstream_cert=false"]);
+        }
+        let proxy = home.start(&words);
         Some(Self { home, proxy, origin, port, is_http2 })
     }
 
@@ -96,6 +104,7 @@ fn curl_with_http2_on_either_side() {
             writeln!(said, "get {size} {is_right}").unwrap();
             let head = std::fs::read_to_string(site.home.path("head")).unwrap();
             assert!(head.contains(&format!("x-sum: {size}")), "the trailer is missing: {head}");
+            assert_eq!(head.contains("HTTP/2 200"), client_http2, "{head}");
             site.home.write("body", "x".repeat(size));
             let got = curl(&["--data-binary", "@body", &format!("{}/", site.url())]);
             writeln!(said, "post {got}").unwrap();
@@ -118,7 +127,8 @@ with httpx.Client(proxy=proxy, http2=http2 == 'true', verify=context, timeout=50
         assert got.http_version == ('HTTP/2' if http2 == 'true' else 'HTTP/1.1'), got.http_version
 ";
     let Some(python) = peer_python() else { return };
-    for (client_http2, server_http2) in [(true, true), (false, true)] {
+    // Where the server does not decide, it has HTTP/1.1: it names that first.
+    for (client_http2, server_http2) in SIDES.into_iter().filter(|sides| *sides != (true, false)) {
         let Some(site) = Site::start(server_http2, "regular") else { return };
         let mut client = site.home.command(&python);
         client.args(["-c", SCRIPT, &site.proxy.url(), &site.home.ca(), &site.url()]);
@@ -137,9 +147,12 @@ http.request({ hostname, port, method: 'CONNECT', path: host }).on('connect', (_
   const secured = tls.connect({ socket, servername: 'localhost', ALPNProtocols: ['h2'], ca: readFileSync(ca) });
   const session = http2.connect(url, { createConnection: () => secured });
   const ask = (headers, body) => new Promise((resolve, reject) => {
-    const stream = session.request(headers, { endStream: body === undefined });
+    const sends = body !== undefined;
+    const stream = session.request(headers, { endStream: !sends, waitForTrailers: sends });
     const pieces = [];
     let sum;
+    stream.on('wantTrailers', () => stream.sendTrailers({ 'x-sum': `${body.length}` }));
+    if (sends) stream.on('response', (head) => { sum = head['x-request-sum']; });
     stream.on('data', (piece) => pieces.push(piece)).on('trailers', (trailers) => { sum = trailers['x-sum']; });
     stream.on('end', () => resolve([Buffer.concat(pieces).toString(), sum])).on('error', reject);
     if (body !== undefined) stream.end(body);
@@ -149,7 +162,9 @@ http.request({ hostname, port, method: 'CONNECT', path: host }).on('connect', (_
       const [got, sum] = await ask({ ':path': `/bytes/${size}` });
       if (sum !== `${size}`) throw new Error(`trailer ${sum}`);
       console.log(`get ${size} ${got === 'x'.repeat(size)}`);
-      console.log(`post ${(await ask({ ':method': 'POST', ':path': '/' }, 'x'.repeat(size)))[0]}`);
+      const [said, theirs] = await ask({ ':method': 'POST', ':path': '/' }, 'x'.repeat(size));
+      if (theirs !== `${size}`) throw new Error(`trailer of the request ${theirs}`);
+      console.log(`post ${said}`);
     }
     session.close();
   })().catch((error) => { console.error(error); process.exit(1); });
@@ -194,7 +209,7 @@ public class Load {
 }
 "#;
     let (Some(java), Some(keytool)) = (external("java"), external("keytool")) else { return };
-    for (client_http2, server_http2) in [(true, true), (true, false), (false, true)] {
+    for (client_http2, server_http2) in SIDES {
         let Some(site) = Site::start(server_http2, "regular") else { return };
         let imported = run(site
             .home
@@ -227,6 +242,14 @@ fn nghttp_and_h2load_in_front_of_a_server() {
             let ended = run(site.home.command(&nghttp).args(["-d", &body, &format!("{url}/")]));
             let version = if server_http2 { "2.0" } else { "1.1" };
             assert_eq!(ended.stdout, format!("{size} true over {version}"), "{}", ended.stderr);
+            // In HTTP/1 nothing follows a body whose length is known, and nothing is waited for after none.
+            if server_http2 && size > 0 {
+                let trailer = format!("x-sum: {size}");
+                let words = ["-nv", "-d", &body, "--trailer", &trailer, &format!("{url}/")];
+                let ended = run(site.home.command(&nghttp).args(words));
+                let said = format!("x-request-sum: {size}");
+                assert!(ended.stdout.contains(&said), "{ended:?} {:?}", site.proxy);
+            }
         }
         let ended = run(site.home.command(&h2load).args([
             "-n",
@@ -238,5 +261,71 @@ fn nghttp_and_h2load_in_front_of_a_server() {
             &format!("{url}/bytes/1000"),
         ]));
         assert!(ended.stdout.contains("400 succeeded, 0 failed"), "{ended:?}");
+    }
+}
+
+#[test]
+fn chromium_with_http2_on_either_side() {
+    if external("chromium").is_none() {
+        return;
+    }
+    for (client_http2, server_http2) in SIDES {
+        let Some(site) = Site::start(server_http2, "regular") else { return };
+        let Some(mut chromium) = Chromium::trusting(&site.home) else { return };
+        let sizes = SIZES.map(|size| size.to_string()).join(",");
+        let url = format!("{}/page?{sizes}", site.url());
+        let mut client = chromium.load(&site.home, &site.proxy.url(), &url);
+        if !client_http2 {
+            client.arg("--disable-http2");
+        }
+        let ended = run(&mut client);
+        let version = if client_http2 { "h2" } else { "http/1.1" };
+        let expected =
+            format!("<pre id=\"out\">{}in {version}\n</pre>", site.expected(client_http2));
+        assert!(ended.stdout.contains(&expected), "{ended:?} {:?}", site.proxy);
+    }
+}
+
+/// A server that people use, which sends files and takes no uploads.
+#[test]
+fn nginx_with_http2_on_either_side() {
+    let Some(curl) = external("curl") else { return };
+    for (client_http2, server_http2) in SIDES {
+        let nginx = if server_http2 { Nginx::start_http2() } else { Nginx::start() };
+        let Some(nginx) = nginx else { return };
+        let home = Home::new();
+        let proxy =
+            home.start(&["-w", "flows", "--upstream-trusted-ca", &text(&nginx.trust_file())]);
+        for size in SIZES {
+            std::fs::write(nginx.root().join(size.to_string()), "x".repeat(size)).unwrap();
+        }
+        let version = if client_http2 { "--http2" } else { "--http1.1" };
+        // One process, and several streams of one connection where there are any.
+        let mut client = home.command(&curl);
+        client.args(["-sS", version, "--max-time", "50", "--noproxy", "", "--parallel"]);
+        client.args(["-x", &proxy.url(), "--cacert", &home.ca()]);
+        for (number, size) in SIZES.iter().enumerate() {
+            client.args(["-o", &format!("got-{number}"), &nginx.https_url(&format!("/{size}"))]);
+        }
+        let ended = run(&mut client);
+        assert_eq!(ended.code, Some(0), "{ended:?} {proxy:?}");
+        for (number, size) in SIZES.iter().enumerate() {
+            let got = std::fs::read(home.path(&format!("got-{number}"))).unwrap();
+            assert!(
+                got.len() == *size && got.iter().all(|byte| *byte == b'x'),
+                "{size}: {proxy:?}"
+            );
+        }
+        // It refuses what is posted to a file before it has seen all of it.
+        home.write("body", "x".repeat(SIZES[3]));
+        let mut client = home.command(&curl);
+        client.args(["-sS", version, "--max-time", "50", "--noproxy", "", "-o", "refusal"]);
+        client.args(["-x", &proxy.url(), "--cacert", &home.ca(), "-w", "%{http_code} "]);
+        client.args(["--data-binary", "@body", &nginx.https_url("/"), "--next", "-sS", version]);
+        client.args(["--max-time", "50", "--noproxy", "", "-x", &proxy.url()]);
+        client.args(["--cacert", &home.ca(), &nginx.https_url("/")]);
+        let ended = run(&mut client);
+        assert_eq!(ended.code, Some(0), "{ended:?} {proxy:?}");
+        assert_eq!(ended.stdout, format!("405 {HELLO}"), "{proxy:?}");
     }
 }

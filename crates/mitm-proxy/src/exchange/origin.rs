@@ -93,6 +93,14 @@ impl Sink<'_> {
         }
     }
 
+    /// Waits until the server says that it wants no more. Never ends if it cannot say so.
+    pub(crate) async fn gone(&mut self) {
+        match self {
+            Self::Http1 { .. } => std::future::pending().await,
+            Self::Http2(out) => out.gone().await,
+        }
+    }
+
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Http1 { writer, .. } => writer.flush().await,

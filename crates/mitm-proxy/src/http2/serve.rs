@@ -30,6 +30,8 @@ use crate::{
     upstream::{Upstreams, client_name},
 };
 
+/// How long what is left of a request is taken after its answer.
+const REST: Duration = Duration::from_secs(1);
 /// How long a connection may take to say good-bye.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -211,7 +213,9 @@ async fn stream(
     match future.await {
         // Nothing was said, or not all of it. (A complete answer that is not all sent yet must not be taken back.)
         After::KeepAlive | After::Drain | After::Close | After::Abort => {
-            if !outgoing.is_ended {
+            if outgoing.is_ended {
+                incoming.take_rest().await;
+            } else {
                 sender.reset(outgoing.reason);
             }
         }
@@ -374,6 +378,28 @@ struct H2Incoming {
     sender: Sender,
     /// How long the client may be silent within its body.
     silence: Duration,
+}
+
+impl H2Incoming {
+    /// Takes what is on the way of a body that nobody wants, and gives the client a moment to see its answer. Without a
+    /// reader the stream is reset, which some that still send take for the end of both directions (RFC 9113 §8.1).
+    async fn take_rest(&mut self) {
+        let rest = async {
+            let mut left = STREAM_WINDOW as usize;
+            while !self.body.is_complete() {
+                tokio::select! {
+                    biased;
+                    next = poll_fn(|cx| self.body.poll_next(cx)), if left > 0 => match next {
+                        Ok(Next::Piece(piece)) => left = left.saturating_sub(piece.data_len()),
+                        Ok(Next::End { .. }) | Err(_) => return,
+                    },
+                    _ = self.sender.gone() => return,
+                }
+            }
+        };
+        // It goes on if it has not understood by then.
+        let _ = timeout(REST, rest).await;
+    }
 }
 
 impl Incoming for H2Incoming {

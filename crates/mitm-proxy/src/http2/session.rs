@@ -272,6 +272,12 @@ impl RequestOut {
         send_data(data, *patience, |cx, rest| poll_send(stream, cx, rest)).await
     }
 
+    /// Waits until the server resets the stream.
+    pub(crate) async fn gone(&mut self) {
+        // Whatever it says, what is sent is for nobody.
+        let _ = poll_fn(|cx| self.stream.poll_reset(cx)).await;
+    }
+
     pub(crate) fn end(&mut self, trailers: Option<&Headers>) -> io::Result<()> {
         if !self.is_ended {
             send_end(&mut self.stream, trailers)?;

@@ -12,7 +12,8 @@ use tokio::{net::TcpListener, runtime::Handle, time::timeout};
 
 use crate::{
     frames::{
-        DATA, END_HEADERS, END_STREAM, HEADERS, Peer, SETTINGS, WINDOW_UPDATE, frame, section, word,
+        DATA, END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+        section, word,
     },
     harness::Setup,
     http2::{Client, Origin, echo, receive, reverse, send},
@@ -232,4 +233,68 @@ async fn finished_streams_leave_nothing_behind() {
     // A stream that is over is nobody's any more.
     let idle = (0..1008).filter(|at| proxy.flow(*at).error().is_some()).count();
     assert!(idle >= 250, "{idle}");
+}
+
+/// A server may answer before it has the whole request, and want no more of it (RFC 9113 §8.1).
+#[tokio::test]
+async fn an_early_answer_comes_before_the_end_of_its_stream() {
+    for need in [Need::Nothing, Need::Tee] {
+        let origin = Origin::start(false, |request, mut respond| async move {
+            drop(request);
+            let head = Response::builder().status(405).body(()).unwrap();
+            let mut out = respond.send_response(head, false).unwrap();
+            out.send_data("no".into(), true).unwrap();
+        })
+        .await;
+        let proxy = reverse(Setup::needing(need), "http", origin.address).await;
+        let mut peer = Peer::connect(proxy.proxy.listening()[0], &[]).await;
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "origin.test"),
+            (":path", "/"),
+            ("content-length", "16777216"),
+        ];
+        let head = frame(HEADERS, END_HEADERS, 1, &section(&fields));
+        peer.send(&[head, frame(DATA, 0, 1, &[b'x'; 16 << 10])].concat()).await.unwrap();
+        let mut frames = Vec::new();
+        while !frames.contains(&(RST_STREAM, false)) {
+            let frame = peer.next().await.unwrap();
+            assert!(frame.kind != RST_STREAM || frame.code() == 0, "{frame:?}");
+            // It goes on sending until it is told that nobody listens.
+            if frame.kind == DATA {
+                peer.send(&crate::frames::frame(DATA, 0, 1, &[b'x'; 16 << 10])).await.unwrap();
+            }
+            let is_end = frame.kind == DATA && frame.has(END_STREAM);
+            frames.push((frame.kind, is_end));
+        }
+        assert_eq!(frames[0], (HEADERS, false));
+        assert!(frames.contains(&(DATA, true)), "{frames:?}");
+        until("the flow has ended", || !proxy.flow(0).is_live()).await;
+        assert!(proxy.flow(0).error().is_none());
+    }
+}
+
+/// What a server does not take is kept for those who still want to send it, not longer.
+#[tokio::test]
+async fn uploads_that_are_given_up_end_although_nobody_reads_them() {
+    for need in [Need::Tee, Need::Hold] {
+        let origin = Origin::start(false, serve).await;
+        let proxy = reverse(Setup::needing(need), "http", origin.address).await;
+        let client = Client::plain(&proxy).await;
+        let (response, mut out) = client.begin("POST", "/never", &[], false).await;
+        within("the upload", send(&mut out, vec![b'x'; 300 << 10].into())).await.unwrap();
+        out.send_data(Bytes::new(), true).unwrap();
+        until("it is asked", || proxy.hooks().iter().any(|name| name == "server_connected")).await;
+        drop((response, out));
+        until("the flow has ended", || !proxy.flow(0).is_live()).await;
+        assert_eq!(proxy.flow(0).error().unwrap().msg.as_ref(), "stream reset by client (CANCEL)");
+        // And those of a connection that is gone.
+        let (_response, mut out) = client.begin("POST", "/never", &[], false).await;
+        within("the upload", send(&mut out, vec![b'x'; 300 << 10].into())).await.unwrap();
+        until("it is a flow", || proxy.flows() == 2).await;
+        drop(client);
+        until("nothing is left", || proxy.proxy.connections() == 0 && !proxy.flow(1).is_live())
+            .await;
+    }
 }
