@@ -1,8 +1,8 @@
 //! HTTP/2 (RFC 9113) on both sides: the one module that knows the library for it.
 //!
-//! [`serve`](serve()) answers a client: each of its streams is an exchange in a task of its own, so that one which waits holds up
-//! no other. A [`Session`] is a connection to a server; the streams of one client share it. [`convert`](self) turns heads
-//! into those of flows and of HTTP/1, and back.
+//! [`serve`](serve()) answers a client: each of its streams is an exchange, all run by turns in one task, and one that
+//! waits holds up no other. A [`Session`] is a connection to a server; the streams of one client share it.
+//! [`convert`](self) turns heads into those of flows and of HTTP/1, and back.
 //!
 //! Limits: a peer may have 100 streams open, send a header list as long as a head may be, and have 512 KiB of each body
 //! on the way. The windows of connections are larger than those of all their streams, so that a stream which nobody reads

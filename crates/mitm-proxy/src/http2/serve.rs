@@ -480,7 +480,7 @@ impl Outgoing for H2Outgoing {
                 self.head = Some((head, body == BodyWriter::Nothing && !switches));
             }
             Err(text) => {
-                debug!("response cannot be sent over HTTP/2: {text}");
+                info!("The response cannot be sent over HTTP/2: {text}");
                 self.sender.reset(Reason::INTERNAL_ERROR);
             }
         }
