@@ -268,8 +268,11 @@ impl Receiver {
         let step = inflater.inflate(&now.input)?;
         now.input.advance(step.consumed);
         let wire = std::mem::take(&mut now.wire);
+        // Of what is too large, only what is not is looked at: so the error is the same however it arrives.
+        let allowed = self.limit.saturating_sub(open.content.total);
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
         if let Some(utf8) = &mut open.utf8 {
-            utf8.push(&step.output)?;
+            utf8.push(step.output.get(..allowed).unwrap_or(&step.output))?;
         }
         open.content.add(step.output.len());
         if open.content.total > self.limit {
